@@ -1,0 +1,49 @@
+import type { EncryptionFormat } from '#core/encryption-intent.ts';
+import type { DiskId, HostName, ImageId, ProjectId, SecretId, ServerId } from '#core/ids.ts';
+
+/** What a server uses a disk for. Saved memory and the config drive are disks like any other. */
+export const diskRoles = ['root', 'ephemeral', 'swap', 'config-drive', 'memory'] as const;
+export type DiskRole = (typeof diskRoles)[number];
+
+/**
+ * How far a disk has come, durable. `absent`: nothing stored. `key-stored`: its secret is durable and the medium may be
+ * formatted, the only state in which it may. `formatted`: in use. `destroyed`: header overwritten, medium gone.
+ */
+export const diskStates = ['absent', 'key-stored', 'formatted', 'destroyed'] as const;
+export type DiskState = (typeof diskStates)[number];
+
+/** How a disk lies on its medium. */
+export const storageFormats = ['raw', 'qcow2'] as const;
+export type StorageFormat = (typeof storageFormats)[number];
+
+/** What a new disk holds before the guest first sees it. */
+export type DiskContent =
+  | { readonly kind: 'blank' }
+  | { readonly kind: 'image'; readonly imageId: ImageId }
+  | { readonly kind: 'filesystem'; readonly label: string }
+  | { readonly kind: 'swap' }
+  | { readonly kind: 'config-drive'; readonly files: readonly ConfigDriveFile[] };
+
+export type ConfigDriveFile = { readonly path: string; readonly base64: string };
+
+/** One disk as a host needs to know it. Sizes are what the guest can use; headers come on top. */
+export type DiskSpec = {
+  readonly id: DiskId;
+  readonly serverId: ServerId;
+  readonly role: DiskRole;
+  /** Position among the server's disks of the same role, from 0. */
+  readonly ordinal: number;
+  readonly sizeBytes: number;
+  readonly storage: StorageFormat;
+  /** Null: the disk is not encrypted. */
+  readonly encryption: EncryptionFormat | null;
+};
+
+/** One disk as the control plane knows it. */
+export type Disk = DiskSpec & {
+  readonly projectId: ProjectId;
+  readonly host: HostName | null;
+  readonly state: DiskState;
+  readonly secretId: SecretId | null;
+  readonly imageId: ImageId | null;
+};

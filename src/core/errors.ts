@@ -1,0 +1,146 @@
+/**
+ * The error catalogue: every way a request or an operation can fail, with its stable code, its HTTP status, whether
+ * trying again can help, and the sentence a user reads.
+ *
+ * A sentence says what was being done to what, what happened, and what to do. `{name}` is replaced by a detail.
+ */
+const catalogue = {
+  // Requests.
+  'bad-request': { status: 400, retry: 'after-change', text: '{reason}' },
+  unauthorized: { status: 401, retry: 'after-change', text: 'The request you have made requires authentication.' },
+  forbidden: { status: 403, retry: 'after-change', text: "Policy doesn't allow {action} to be performed." },
+  'not-found': { status: 404, retry: 'after-change', text: '{kind} {id} could not be found.' },
+  'method-not-allowed': { status: 405, retry: 'never', text: 'The method {method} is not allowed for {path}.' },
+  'not-acceptable-version': {
+    status: 406,
+    retry: 'after-change',
+    text: 'Version {version} is not supported by the API. Minimum is {min} and maximum is {max}.',
+  },
+  conflict: { status: 409, retry: 'after-change', text: '{reason}' },
+  'server-state': {
+    status: 409,
+    retry: 'later',
+    text: "Cannot '{action}' instance {id} while it is in {attribute} {state}",
+  },
+  'too-large': { status: 413, retry: 'after-change', text: '{reason}' },
+  'unsupported-media-type': { status: 415, retry: 'after-change', text: '{reason}' },
+  'not-implemented': { status: 501, retry: 'never', text: '{reason}' },
+  'service-unavailable': { status: 503, retry: 'later', text: '{reason}' },
+
+  // Encryption intent.
+  'encryption-conflict': {
+    status: 400,
+    retry: 'after-change',
+    text: 'Flavor {flavor} has {flavorKey}={flavorValue} but image {image} has {imageKey}={imageValue}. Make them agree or remove one.',
+  },
+  'encryption-format-invalid': {
+    status: 400,
+    retry: 'after-change',
+    text: "{key} is '{value}', which is not an encryption format. Use one of: {formats}.",
+  },
+
+  // Operations. These become the fault of a server.
+  'no-valid-host': {
+    status: 500,
+    retry: 'after-change',
+    text: 'No valid host was found. {reason}',
+  },
+  'key-unavailable': {
+    status: 500,
+    retry: 'later',
+    text: 'Reading the key of disk {disk} failed: {reason}. The disk stays locked; nothing was changed.',
+  },
+  'key-corrupt': {
+    status: 500,
+    retry: 'never',
+    text: 'The stored key {secret} cannot be unwrapped: {reason}. Check that the root key is the one it was stored under.',
+  },
+  'disk-header-missing': {
+    status: 500,
+    retry: 'after-change',
+    text: 'Disk {disk} has no readable {format} header at {path}. It was not formatted again. Restore its header from a backup.',
+  },
+  'disk-wrong-key': {
+    status: 500,
+    retry: 'after-change',
+    text: 'The key of disk {disk} does not open it. The disk stays locked; nothing was changed.',
+  },
+  'disk-full': {
+    status: 500,
+    retry: 'later',
+    text: '{doing} failed: no space left on {where}. Free space there, then try again.',
+  },
+  'image-invalid': { status: 400, retry: 'after-change', text: 'Image {image} was refused: {reason}.' },
+  'program-missing': {
+    status: 500,
+    retry: 'after-change',
+    text: '{doing} needs the program {program}, which is not installed. Install the Debian package {package}.',
+  },
+  'program-failed': { status: 500, retry: 'later', text: '{doing} failed: {program} ended with {outcome}: {stderr}' },
+  'hypervisor-unavailable': {
+    status: 500,
+    retry: 'later',
+    text: '{doing} failed: libvirt does not answer ({reason}). Check that libvirtd runs, then try again.',
+  },
+  'hypervisor-failed': { status: 500, retry: 'later', text: '{doing} failed: libvirt says: {reason}' },
+  'saved-memory-unreadable': {
+    status: 500,
+    retry: 'after-change',
+    text: 'Resuming server {server} failed: {reason}. Its saved memory was kept. Try again, or delete the server.',
+  },
+} as const satisfies Record<string, { status: number; retry: RetryClass; text: string }>;
+
+/** Whether doing the same again can help: never, after waiting, or after something was changed. */
+export type RetryClass = 'never' | 'later' | 'after-change';
+export type ErrorCode = keyof typeof catalogue;
+export type ErrorDetails = Readonly<Record<string, string | number>>;
+
+export const errorCodes = Object.keys(catalogue) as ErrorCode[];
+
+/** A failure from the catalogue: something applied and failed. Anything else thrown is a bug. */
+export class NightlatchError extends Error {
+  readonly code: ErrorCode;
+  readonly details: ErrorDetails;
+
+  constructor(code: ErrorCode, details: ErrorDetails = {}, options?: ErrorOptions) {
+    super(render(catalogue[code].text, details), options);
+    this.name = 'NightlatchError';
+    this.code = code;
+    this.details = details;
+  }
+
+  /** HTTP status, where the failure answers a request. */
+  get status(): number {
+    return catalogue[this.code].status;
+  }
+
+  get retry(): RetryClass {
+    return catalogue[this.code].retry;
+  }
+}
+
+export function catalogueEntry(code: ErrorCode): { status: number; retry: RetryClass; text: string } {
+  return catalogue[code];
+}
+
+export function badRequest(reason: string): NightlatchError {
+  return new NightlatchError('bad-request', { reason });
+}
+
+export function notFound(kind: string, id: string): NightlatchError {
+  return new NightlatchError('not-found', { kind, id: shorten(id) });
+}
+
+/** The sentence to show for anything thrown; a bug shows its class and message. */
+export function describeError(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** At most `limit` characters of text that came from outside, so that an error message never carries a megabyte. */
+export function shorten(text: string, limit = 255): string {
+  return text.length <= limit ? text : `${text.slice(0, limit)}…`;
+}
+
+function render(template: string, details: ErrorDetails): string {
+  return template.replace(/\{(\w+)\}/g, (_, name: string) => shorten(String(details[name] ?? ''), 2000));
+}

@@ -1,0 +1,49 @@
+import type { DiskSpec } from '#core/disk.ts';
+import type { HostPath } from '#core/ids.ts';
+import type { Secret } from '#core/secret.ts';
+import type { DiskAttachment, HeaderRegion } from '#host/storage/storage-driver.ts';
+
+/** The medium of a disk, as an encryptor needs to know it. */
+export type Medium = { readonly attachment: DiskAttachment; readonly header: HeaderRegion };
+
+/** What lies in an encryption header, none of it secret. */
+export type HeaderFacts = {
+  readonly format: 'luks';
+  readonly version: number;
+  readonly uuid: string;
+  readonly cipher: string;
+  readonly keyBits: number;
+  readonly payloadOffsetBytes: number;
+  readonly activeKeySlots: readonly number[];
+};
+
+/** Makes disks unreadable without their key, and readable with it. */
+export interface Encryptor {
+  /**
+   * Writes a fresh header that only `key` opens. Everything that was on the disk becomes unreadable.
+   *
+   * *Repeat*: writes another header with another volume key; the caller guarantees that the disk holds nothing yet.
+   * *Crash*: leaves no header, half a header or a whole one; all three are repaired by a repeat.
+   */
+  format(disk: DiskSpec, medium: Medium, key: Secret): Promise<void>;
+
+  /**
+   * Makes the disk's plaintext readable and writable on this host as a file; returns its path.
+   *
+   * *Repeat*: an unlock that is still in force is locked first. *Crash* of the service locks the disk.
+   * *Throws* disk-wrong-key, disk-header-missing.
+   */
+  unlock(disk: DiskSpec, medium: Medium, key: Secret): Promise<HostPath>;
+
+  /** Ends an unlock: flushes, then forgets the key. *Repeat*: a disk that is not unlocked is fine. */
+  lock(disk: DiskSpec): Promise<void>;
+
+  /** The disks that are unlocked on this host now, by id, whoever unlocked them. */
+  unlocked(): Promise<string[]>;
+
+  /** Reads the header. *Throws* disk-header-missing. */
+  inspect(disk: DiskSpec, medium: Medium): Promise<HeaderFacts>;
+
+  /** Overwrites the header, durably, so that no key opens the disk ever again. *Repeat*: fine. */
+  destroy(disk: DiskSpec, medium: Medium): Promise<void>;
+}

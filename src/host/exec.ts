@@ -1,0 +1,127 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { NightlatchError } from '#core/errors.ts';
+import type { Secret } from '#core/secret.ts';
+
+/**
+ * The only file that starts a program. Every program is named here with the Debian package that brings it; arguments
+ * are a list, never a shell line; the environment is empty but for `PATH` and `LC_ALL=C`; a key reaches a program by
+ * standard input or by descriptor 3, never by its arguments.
+ */
+const programs = {
+  cryptsetup: 'cryptsetup-bin',
+  'qemu-img': 'qemu-utils',
+  'qemu-io': 'qemu-utils',
+  'qemu-storage-daemon': 'qemu-system-common',
+  'qemu-system-x86_64': 'qemu-system-x86',
+  'mkfs.ext4': 'e2fsprogs',
+  mkswap: 'util-linux',
+  'xorrisofs': 'xorriso',
+  mount: 'mount',
+  umount: 'mount',
+  unshare: 'util-linux',
+  setpriv: 'util-linux',
+  libvirtd: 'libvirt-daemon',
+  virtlogd: 'libvirt-daemon',
+} as const;
+
+export type Program = keyof typeof programs;
+
+/** The Debian package that brings a program. */
+export function packageOf(program: Program): string {
+  return programs[program];
+}
+
+export type RunOptions = {
+  /** What is being done, as the start of an error message: "Formatting disk 7…". */
+  readonly doing: string;
+  /** Sent to standard input; nothing else is. */
+  readonly stdin?: Secret;
+  /** Readable by the program as `/dev/fd/3`. */
+  readonly fd3?: Secret;
+  /** The program is ended after this time; TERM, then KILL. */
+  readonly timeoutMs?: number;
+  /** Exit codes besides 0 that are not a failure; say why at the call. */
+  readonly tolerate?: readonly number[];
+};
+
+export type Outcome = { readonly code: number; readonly stdout: string; readonly stderr: string };
+
+const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+const OUTPUT_LIMIT = 1024 * 1024;
+const KILL_AFTER_MS = 2000;
+
+/**
+ * Runs a program to its end.
+ *
+ * @throws program-missing; disk-full, when it says so; program-failed, with its exit code and the end of its stderr.
+ */
+export async function run(program: Program, args: readonly string[], options: RunOptions): Promise<Outcome> {
+  const child = start(program, args, options);
+  const outcome = await finish(child, program, options);
+  if (outcome.code === 0 || options.tolerate?.includes(outcome.code)) return outcome;
+  throw failure(program, options.doing, outcome);
+}
+
+/** Starts a program that stays. Its standard output and error are the caller's to read. */
+export function start(program: Program, args: readonly string[], options: Pick<RunOptions, 'stdin' | 'fd3'>): ChildProcess {
+  const child = spawn(program, args, {
+    env: { PATH, LC_ALL: 'C' },
+    stdio: [options.stdin ? 'pipe' : 'ignore', 'pipe', 'pipe', ...(options.fd3 ? (['pipe'] as const) : [])],
+  });
+  hand(child, 0, options.stdin);
+  hand(child, 3, options.fd3);
+  return child;
+}
+
+/** Lends a key to a pipe. The kernel copies it during the call, so that the caller may zero it right after. */
+function hand(child: ChildProcess, fd: number, key: Secret | undefined): void {
+  if (!key) return;
+  const pipe = child.stdio[fd] as NodeJS.WritableStream | null;
+  // A program that ends before it has read its key breaks the pipe; its exit code tells the story.
+  pipe?.on('error', () => {});
+  key.use((bytes) => pipe?.write(bytes));
+  pipe?.end();
+}
+
+function finish(child: ChildProcess, program: Program, options: RunOptions): Promise<Outcome> {
+  const { promise, resolve, reject } = Promise.withResolvers<Outcome>();
+  const stdout = collect(child.stdout);
+  const stderr = collect(child.stderr);
+  const timer =
+    options.timeoutMs === undefined
+      ? undefined
+      : setTimeout(() => {
+          child.kill('SIGTERM');
+          setTimeout(() => child.kill('SIGKILL'), KILL_AFTER_MS).unref();
+        }, options.timeoutMs);
+  child.once('error', (error: NodeJS.ErrnoException) => {
+    clearTimeout(timer);
+    reject(error.code === 'ENOENT' ? missing(program, options.doing) : error);
+  });
+  child.once('close', (code, signal) => {
+    clearTimeout(timer);
+    resolve({ code: code ?? (signal ? 128 : 1), stdout: stdout(), stderr: signal ? `${stderr()} (${signal})` : stderr() });
+  });
+  return promise;
+}
+
+function collect(stream: NodeJS.ReadableStream | null): () => string {
+  const chunks: Buffer[] = [];
+  let length = 0;
+  stream?.on('data', (chunk: Buffer) => {
+    if (length < OUTPUT_LIMIT) chunks.push(chunk);
+    length += chunk.length;
+  });
+  return () => Buffer.concat(chunks).toString('utf8');
+}
+
+export function missing(program: Program, doing: string): NightlatchError {
+  return new NightlatchError('program-missing', { doing, program, package: programs[program] });
+}
+
+/** The catalogue error for a program that failed. */
+export function failure(program: Program, doing: string, outcome: Outcome): NightlatchError {
+  const stderr = outcome.stderr.trim().split('\n').slice(-5).join(' ');
+  if (/No space left on device/i.test(stderr)) return new NightlatchError('disk-full', { doing, where: "the host's data directory" });
+  return new NightlatchError('program-failed', { doing, program, outcome: `exit code ${outcome.code}`, stderr });
+}

@@ -1,0 +1,100 @@
+import type { Readable } from 'node:stream';
+import type { DiskContent, DiskSpec } from '#core/disk.ts';
+import type { DiskId, HostName, ImageId, ServerId } from '#core/ids.ts';
+import type { Secret } from '#core/secret.ts';
+
+/** What a host is and can do. */
+export type HostFacts = {
+  readonly name: HostName;
+  readonly traits: readonly string[];
+  readonly vcpus: number;
+  readonly memoryMib: number;
+  readonly diskGib: number;
+  readonly virtType: 'kvm' | 'qemu';
+  /** How new disks lie on this host's medium. */
+  readonly storage: DiskSpec['storage'];
+  /** The format of an encrypted disk whose user named none. */
+  readonly defaultEncryptionFormat: NonNullable<DiskSpec['encryption']>;
+};
+
+/** One server as a host needs to know it to start it. */
+export type ServerSpec = {
+  readonly id: ServerId;
+  /** `instance-0000002a`, as in Nova. */
+  readonly name: string;
+  readonly displayName: string;
+  readonly projectId: string;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+  readonly disks: readonly DiskSpec[];
+  readonly network: 'none' | 'user';
+};
+
+/** The keys of a server's encrypted disks, for the time of one call. */
+export type DiskKeys = ReadonlyMap<DiskId, Secret>;
+
+/** What is on a host now, as it finds it, not as it remembers it. */
+export type HostInventory = {
+  readonly servers: readonly { readonly id: ServerId; readonly state: 'running' | 'paused' }[];
+  readonly unlockedDisks: readonly string[];
+  readonly libvirtSecrets: readonly string[];
+  /** Ids of servers that have disks on this host. */
+  readonly serversWithDisks: readonly ServerId[];
+};
+
+/** `server-ended`: nobody asked; the guest powered off or crashed. `look-again`: events may have been missed. */
+export type HostEvent = { readonly kind: 'server-ended'; readonly serverId: ServerId } | { readonly kind: 'look-again' };
+
+/**
+ * All that the control plane sees of a compute host. Every verb is idempotent: a repeat after a crash ends in the same
+ * state. A key is an argument of one verb and is forgotten when that verb returns, except inside a running QEMU.
+ */
+export interface HostAgent {
+  describe(): Promise<HostFacts>;
+
+  /** Brings an image onto the host. `open` is called only when the host does not have it yet. */
+  cacheImage(imageId: ImageId, format: 'raw' | 'qcow2', open: () => Promise<Readable>): Promise<void>;
+
+  /**
+   * Allocates, formats and fills a disk; on return it is locked. *Repeat*: starts over. The caller guarantees that the
+   * disk was never in use, which is what its durable state `key-stored` (or `absent`, when not encrypted) says.
+   */
+  createDisk(disk: DiskSpec, content: DiskContent, key: Secret | null): Promise<void>;
+
+  /** Locks the disk, overwrites its header, removes its medium. Needs no key. */
+  destroyDisk(disk: DiskSpec): Promise<void>;
+
+  /** Starts a server's guest. A server that already runs is fine. */
+  startServer(server: ServerSpec, keys: DiskKeys): Promise<void>;
+
+  /** Ends the guest, by its own shutdown within `gracefulMs` (0: at once) or by force, and locks all its disks. */
+  stopServer(serverId: ServerId, disks: readonly DiskSpec[], gracefulMs: number): Promise<void>;
+
+  /**
+   * Saves the guest's memory onto the disk `memory` (already formatted), ends the guest, locks everything.
+   * On failure the guest runs on and the memory disk is locked. A server whose guest is already gone is fine only if
+   * `memory` holds a complete saved memory.
+   */
+  suspendServer(serverId: ServerId, memory: DiskSpec, memoryKey: Secret | null): Promise<void>;
+
+  /**
+   * Brings a suspended guest back. The saved memory is destroyed before the guest's first instruction, so that no
+   * memory is ever resumed twice. On failure before that point the saved memory is kept and everything is locked.
+   */
+  resumeServer(server: ServerSpec, memory: DiskSpec, keys: DiskKeys): Promise<void>;
+
+  pauseServer(serverId: ServerId): Promise<void>;
+  unpauseServer(serverId: ServerId): Promise<void>;
+
+  /** The last `bytes` bytes of the serial console. Never fails for a server that does not run. */
+  consoleLog(serverId: ServerId, bytes: number): Promise<Buffer>;
+  /** Removes all that the host keeps of a deleted server besides its disks. */
+  forgetServer(serverId: ServerId): Promise<void>;
+
+  inventory(): Promise<HostInventory>;
+  /** Locks what is unlocked though nothing needs it: strays of a crash. Called before anything else at start. */
+  lockStrays(): Promise<void>;
+
+  onEvent(listener: (event: HostEvent) => void): () => void;
+  close(): Promise<void>;
+}

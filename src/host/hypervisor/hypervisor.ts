@@ -1,0 +1,91 @@
+import type { EncryptionFormat } from '#core/encryption-intent.ts';
+import type { HostPath, ServerId } from '#core/ids.ts';
+import type { Secret } from '#core/secret.ts';
+import type { DiskAttachment } from '#host/storage/storage-driver.ts';
+
+/** One disk of a domain. `serial` is what the guest finds under `/dev/disk/by-id/virtio-<serial>`. */
+export type DomainDisk = {
+  readonly attachment: DiskAttachment;
+  /** Name in the domain: vda, vdb, … or hda for the config drive's CD-ROM. */
+  readonly target: string;
+  readonly device: 'disk' | 'cdrom';
+  readonly serial: string;
+  /** Null: not encrypted. `secretUuid` names the libvirt secret; it exists only while the domain is being started. */
+  readonly encryption: { readonly format: EncryptionFormat; readonly secretUuid: string } | null;
+};
+
+/** What a domain is made of. Its libvirt UUID is the server's id. */
+export type DomainSpec = {
+  readonly serverId: ServerId;
+  /** `instance-0000002a`, the name an operator sees in `virsh list`. */
+  readonly name: string;
+  readonly displayName: string;
+  readonly projectId: string;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+  readonly disks: readonly DomainDisk[];
+  /** User-mode network card, or none. */
+  readonly network: 'none' | 'user';
+};
+
+/** A key for the time of one call, by the libvirt secret's UUID. `usage` is the name libvirt files it under. */
+export type DomainKey = { readonly secretUuid: string; readonly usage: string; readonly key: Secret };
+
+export type DomainState = 'running' | 'paused' | 'absent';
+
+/** Why a domain ended. */
+export type DomainEnd = 'guest-shutdown' | 'destroyed' | 'crashed' | 'saved' | 'failed';
+
+/** Facts that a hypervisor tells unasked. `reconnected`: events may have been missed, look again. */
+export type HypervisorEvent =
+  | { readonly kind: 'ended'; readonly serverId: ServerId; readonly why: DomainEnd }
+  | { readonly kind: 'reconnected' };
+
+/**
+ * Runs domains. A domain exists only while its guest runs or is paused: libvirt calls that transient. What a stopped
+ * server is made of lives in the control plane, so nothing of it can grow stale on a host.
+ *
+ * Every call *throws* hypervisor-unavailable when libvirt does not answer and hypervisor-failed when it refuses.
+ */
+export interface Hypervisor {
+  /**
+   * Starts a domain. Its keys are libvirt secrets (ephemeral, private) only until QEMU has opened the disks; on return,
+   * with or without an error, none is left. *Repeat*: a domain that already runs is fine.
+   */
+  start(domain: DomainSpec, keys: readonly DomainKey[]): Promise<void>;
+
+  /** Asks the guest to power off (ACPI). Returns true when it has ended within `timeoutMs`. An absent domain: true. */
+  shutdown(serverId: ServerId, timeoutMs: number): Promise<boolean>;
+
+  /** Ends the domain at once; on return its QEMU process is gone. *Repeat*: an absent domain is fine. */
+  destroy(serverId: ServerId): Promise<void>;
+
+  /** Saves the guest's memory to an existing file and ends the domain. On failure the guest runs on. */
+  save(serverId: ServerId, file: HostPath): Promise<void>;
+
+  /** Brings a saved guest back, paused, from `file`. Keys as in `start`. *Repeat*: a domain that exists is fine. */
+  restore(domain: DomainSpec, file: HostPath, keys: readonly DomainKey[]): Promise<void>;
+
+  /** Stops the virtual CPUs; keys stay with QEMU. *Repeat*: fine. */
+  pause(serverId: ServerId): Promise<void>;
+  /** Lets the virtual CPUs go on. *Repeat*: fine. */
+  unpause(serverId: ServerId): Promise<void>;
+
+  state(serverId: ServerId): Promise<DomainState>;
+  /** Every domain of ours that exists now. */
+  domains(): Promise<{ readonly serverId: ServerId; readonly name: string; readonly state: DomainState }[]>;
+  /** The libvirt secrets of ours that exist now, by usage; none, unless a start was cut short. */
+  secrets(): Promise<string[]>;
+  /** Undefines every libvirt secret of ours. */
+  forgetSecrets(): Promise<void>;
+
+  /** The last `bytes` bytes the guest wrote to its serial console, this boot and earlier ones while the host kept them. */
+  consoleLog(serverId: ServerId, bytes: number): Promise<Buffer>;
+  /** Forgets the console log of a deleted server. */
+  forgetConsole(serverId: ServerId): Promise<void>;
+  /** The UNIX socket that carries the guest's serial console, for one client at a time. */
+  consoleSocket(serverId: ServerId): HostPath;
+
+  /** Calls `listener` for every event until the returned function is called. */
+  onEvent(listener: (event: HypervisorEvent) => void): () => void;
+}

@@ -19,6 +19,7 @@ const programs = {
   mount: 'mount',
   umount: 'mount',
   unshare: 'util-linux',
+  useradd: 'passwd',
   setpriv: 'util-linux',
   libvirtd: 'libvirt-daemon',
   virtlogd: 'libvirt-daemon',

@@ -1,0 +1,223 @@
+import type { ColumnType, Generated, JSONColumnType } from 'kysely';
+import type { DiskRole, DiskState, StorageFormat } from '#core/disk.ts';
+import type { EncryptionFormat } from '#core/encryption-intent.ts';
+import type { DiskId, HostName, ImageId, LeaseId, ProjectId, SecretId, ServerId, UserId } from '#core/ids.ts';
+import type { PowerState, TaskState, VmState } from '#core/server.ts';
+
+/** A column the database fills at insert and nobody changes. */
+type CreatedAt = ColumnType<Date, Date | undefined, never>;
+type Time = ColumnType<Date, Date, Date>;
+type Strings = Readonly<Record<string, string>>;
+
+/** Every table, as kysely needs it. Units: MiB, GiB and bytes as the column names say; times are UTC. */
+export type Schema = {
+  projects: ProjectsTable;
+  users: UsersTable;
+  roles: RolesTable;
+  role_assignments: RoleAssignmentsTable;
+  tokens: TokensTable;
+  images: ImagesTable;
+  flavors: FlavorsTable;
+  flavor_access: FlavorAccessTable;
+  hosts: HostsTable;
+  servers: ServersTable;
+  disks: DisksTable;
+  secrets: SecretsTable;
+  leases: LeasesTable;
+  audit_records: AuditRecordsTable;
+};
+
+type ProjectsTable = {
+  id: ProjectId;
+  domain_id: Generated<string>;
+  name: string;
+  description: Generated<string>;
+  enabled: Generated<boolean>;
+  created_at: CreatedAt;
+};
+
+type UsersTable = {
+  id: UserId;
+  domain_id: Generated<string>;
+  name: string;
+  /** scrypt, with its parameters and salt; never the password. */
+  password_hash: string | null;
+  email: string | null;
+  description: Generated<string>;
+  default_project_id: ProjectId | null;
+  enabled: Generated<boolean>;
+  created_at: CreatedAt;
+};
+
+type RolesTable = { id: string; name: string };
+type RoleAssignmentsTable = { user_id: UserId; project_id: ProjectId; role_id: string };
+
+type TokensTable = {
+  /** SHA-256 of the token; the token itself is never stored. */
+  hash: Buffer;
+  audit_id: string;
+  user_id: UserId;
+  /** Null: an unscoped token. */
+  project_id: ProjectId | null;
+  methods: string[];
+  issued_at: ColumnType<Date, Date, never>;
+  expires_at: ColumnType<Date, Date, never>;
+  revoked_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
+};
+
+type ImagesTable = {
+  id: ImageId;
+  project_id: ProjectId;
+  name: string | null;
+  status: 'queued' | 'saving' | 'active' | 'killed' | 'deleted';
+  visibility: 'private' | 'public' | 'shared' | 'community';
+  disk_format: string | null;
+  container_format: string | null;
+  min_disk_gib: Generated<number>;
+  min_ram_mib: Generated<number>;
+  /** Bytes of the stored file. */
+  size_bytes: number | null;
+  /** Bytes a disk made from it needs. */
+  virtual_size_bytes: number | null;
+  md5: string | null;
+  sha512: string | null;
+  properties: JSONColumnType<Strings>;
+  tags: string[];
+  protected: Generated<boolean>;
+  hidden: Generated<boolean>;
+  created_at: CreatedAt;
+  updated_at: Time;
+};
+
+type FlavorsTable = {
+  id: string;
+  name: string;
+  description: string | null;
+  vcpus: number;
+  ram_mib: number;
+  /** 0: as large as the image. */
+  root_gib: number;
+  ephemeral_gib: number;
+  swap_mib: number;
+  rxtx_factor: Generated<number>;
+  is_public: Generated<boolean>;
+  disabled: Generated<boolean>;
+  extra_specs: JSONColumnType<Strings>;
+  created_at: CreatedAt;
+};
+
+type FlavorAccessTable = { flavor_id: string; project_id: ProjectId };
+
+type HostsTable = {
+  name: HostName;
+  traits: string[];
+  vcpus: number;
+  memory_mib: number;
+  disk_gib: number;
+  virt_type: string;
+  storage: StorageFormat;
+  default_encryption_format: EncryptionFormat;
+  seen_at: Time;
+};
+
+/** What a server keeps of the flavor it was made from, so that the flavor may change or go. */
+export type ServerFlavor = {
+  readonly id: string;
+  readonly name: string;
+  readonly vcpus: number;
+  readonly ramMib: number;
+  readonly rootGib: number;
+  readonly ephemeralGib: number;
+  readonly swapMib: number;
+  readonly extraSpecs: Strings;
+};
+
+export type ServerFault = {
+  readonly code: number;
+  readonly message: string;
+  readonly created: string;
+};
+
+/** The operation under way on a server: enough to start it again if the process died before the engine recorded it. */
+export type PendingOperation = { readonly id: string; readonly name: string; readonly input: unknown };
+
+type ServersTable = {
+  id: ServerId;
+  /** Makes the name `instance-%08x`, as Nova does. */
+  number: Generated<number>;
+  project_id: ProjectId;
+  user_id: UserId;
+  name: string;
+  description: string | null;
+  image_id: ImageId | null;
+  flavor: JSONColumnType<ServerFlavor>;
+  metadata: JSONColumnType<Strings>;
+  tags: Generated<string[]>;
+  user_data: string | null;
+  config_drive: boolean;
+  network: 'none' | 'user';
+  key_name: string | null;
+  reservation_id: string;
+  locked: Generated<boolean>;
+  vm_state: VmState;
+  task_state: TaskState | null;
+  power_state: PowerState;
+  host: HostName | null;
+  fault: JSONColumnType<ServerFault | null, ServerFault | null, ServerFault | null>;
+  operation: JSONColumnType<PendingOperation | null, string | null, string | null>;
+  created_at: CreatedAt;
+  updated_at: Time;
+  launched_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
+  terminated_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
+};
+
+type DisksTable = {
+  id: DiskId;
+  server_id: ServerId;
+  project_id: ProjectId;
+  role: DiskRole;
+  ordinal: number;
+  size_bytes: number;
+  storage: StorageFormat | null;
+  encryption: EncryptionFormat | null;
+  encrypted: boolean;
+  image_id: ImageId | null;
+  host: HostName | null;
+  state: DiskState;
+  secret_id: SecretId | null;
+  created_at: CreatedAt;
+};
+
+type SecretsTable = {
+  id: SecretId;
+  project_id: ProjectId;
+  /** What the secret is for, unique: storing again under the same label finds the first. */
+  label: string;
+  name: string;
+  /** AES-256-GCM under the root key named `root_key_id`: nonce, ciphertext, tag. */
+  nonce: Buffer;
+  wrapped: Buffer;
+  root_key_id: string;
+  created_at: CreatedAt;
+};
+
+type LeasesTable = {
+  id: LeaseId;
+  disk_id: DiskId;
+  project_id: ProjectId;
+  secret_id: SecretId;
+  host: HostName;
+  reason: string;
+  opened_at: ColumnType<Date, Date, never>;
+  closed_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
+};
+
+type AuditRecordsTable = {
+  sequence: number;
+  at: ColumnType<Date, Date, never>;
+  event: string;
+  /** The record's facts as canonical JSON (RFC 8785), exactly the bytes that were hashed. */
+  body: string;
+  previous_hash: Buffer;
+  hash: Buffer;
+};

@@ -1,4 +1,4 @@
-import type { Readable } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
 import type { DiskContent, DiskSpec } from '#core/disk.ts';
 import type { DiskId, HostName, ImageId, ServerId } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
@@ -43,7 +43,9 @@ export type HostInventory = {
 };
 
 /** `server-ended`: nobody asked; the guest powered off or crashed. `look-again`: events may have been missed. */
-export type HostEvent = { readonly kind: 'server-ended'; readonly serverId: ServerId } | { readonly kind: 'look-again' };
+export type HostEvent =
+  | { readonly kind: 'server-ended'; readonly serverId: ServerId }
+  | { readonly kind: 'look-again' };
 
 /**
  * All that the control plane sees of a compute host. Every verb is idempotent: a repeat after a crash ends in the same
@@ -88,6 +90,8 @@ export interface HostAgent {
 
   /** The last `bytes` bytes of the serial console. Never fails for a server that does not run. */
   consoleLog(serverId: ServerId, bytes: number): Promise<Buffer>;
+  /** A two-way stream to the serial console of a running guest; one client at a time. *Throws* hypervisor-failed when there is none. */
+  openConsole(serverId: ServerId): Promise<Duplex>;
   /** Removes all that the host keeps of a deleted server besides its disks. */
   forgetServer(serverId: ServerId): Promise<void>;
 

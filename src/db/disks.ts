@@ -1,0 +1,82 @@
+import type { Insertable, Selectable, Updateable } from 'kysely';
+import type { Disk } from '#core/disk.ts';
+import type { DiskId, HostName, ServerId } from '#core/ids.ts';
+import type { Queryable } from '#db/database.ts';
+import type { Schema } from '#db/schema.ts';
+
+export type DiskRow = Selectable<Schema['disks']>;
+export type NewDisk = Insertable<Schema['disks']>;
+
+export async function insertDisks(db: Queryable, disks: readonly NewDisk[]): Promise<void> {
+  if (disks.length > 0)
+    await db
+      .insertInto('disks')
+      .values([...disks])
+      .execute();
+}
+
+export async function findDisk(db: Queryable, id: DiskId): Promise<DiskRow | null> {
+  return (await db.selectFrom('disks').selectAll().where('id', '=', id).executeTakeFirst()) ?? null;
+}
+
+/** A server's disks that are not destroyed, in the order the guest sees them. */
+export async function disksOf(db: Queryable, serverId: ServerId): Promise<DiskRow[]> {
+  const rows = await db
+    .selectFrom('disks')
+    .selectAll()
+    .where('server_id', '=', serverId)
+    .where('state', '<>', 'destroyed')
+    .execute();
+  const order = ['root', 'ephemeral', 'swap', 'config-drive', 'memory'];
+  return rows.sort((a, b) => order.indexOf(a.role) - order.indexOf(b.role) || a.ordinal - b.ordinal);
+}
+
+export async function updateDisk(
+  db: Queryable,
+  id: DiskId,
+  change: Omit<Updateable<Schema['disks']>, 'id'>,
+): Promise<void> {
+  await db.updateTable('disks').set(change).where('id', '=', id).execute();
+}
+
+/** Gives a server's disks their place: the host, how they lie there, and the format of the encrypted ones. */
+export async function placeDisks(
+  db: Queryable,
+  serverId: ServerId,
+  place: { host: HostName; storage: Disk['storage']; defaultFormat: NonNullable<Disk['encryption']> },
+): Promise<void> {
+  await db
+    .updateTable('disks')
+    .set((eb) => ({
+      host: place.host,
+      storage: place.storage,
+      encryption: eb
+        .case()
+        .when('encrypted', '=', false)
+        .then(null)
+        .else(eb.fn.coalesce('encryption', eb.val(place.defaultFormat)))
+        .end(),
+    }))
+    .where('server_id', '=', serverId)
+    .where('state', '=', 'absent')
+    .execute();
+}
+
+/** A placed disk in the words of `core`. */
+export function asDisk(row: DiskRow): Disk {
+  if (row.storage === null) throw new Error(`disk ${row.id} is used before it was placed on a host`);
+  return {
+    id: row.id,
+    serverId: row.server_id,
+    projectId: row.project_id,
+    role: row.role,
+    ordinal: row.ordinal,
+    sizeBytes: row.size_bytes,
+    storage: row.storage,
+    encryption: row.encryption,
+    host: row.host,
+    state: row.state,
+    secretId: row.secret_id,
+    imageId: row.image_id,
+  };
+}

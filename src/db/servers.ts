@@ -1,0 +1,113 @@
+import type { Insertable, Selectable, Updateable } from 'kysely';
+import { sql } from 'kysely';
+import type { HostName, ProjectId, ServerId } from '#core/ids.ts';
+import { type ServerAction, serverActions, type TaskState } from '#core/server.ts';
+import type { Queryable } from '#db/database.ts';
+import type { PendingOperation, Schema, ServerFault } from '#db/schema.ts';
+
+export type Server = Selectable<Schema['servers']>;
+export type NewServer = Insertable<Schema['servers']>;
+export type ServerChange = Omit<Updateable<Schema['servers']>, 'id' | 'fault' | 'operation'>;
+
+export async function insertServer(db: Queryable, server: NewServer): Promise<Server> {
+  return await db.insertInto('servers').values(server).returningAll().executeTakeFirstOrThrow();
+}
+
+/** The server, or null when there is none; a deleted one is still found. */
+export async function findServer(db: Queryable, id: ServerId): Promise<Server | null> {
+  return (await db.selectFrom('servers').selectAll().where('id', '=', id).executeTakeFirst()) ?? null;
+}
+
+/** Servers that are not deleted, newest first; of one project, or of all. */
+export async function listServers(db: Queryable, projectId: ProjectId | null): Promise<Server[]> {
+  let query = db.selectFrom('servers').selectAll().where('vm_state', '<>', 'deleted');
+  if (projectId !== null) query = query.where('project_id', '=', projectId);
+  return await query.orderBy('created_at', 'desc').orderBy('id', 'desc').execute();
+}
+
+export async function updateServer(db: Queryable, id: ServerId, change: ServerChange): Promise<void> {
+  await db
+    .updateTable('servers')
+    .set({ ...change, updated_at: new Date() })
+    .where('id', '=', id)
+    .execute();
+}
+
+/** Records why the server's last operation failed; null forgets it. */
+export async function setFault(db: Queryable, id: ServerId, fault: ServerFault | null): Promise<void> {
+  await db
+    .updateTable('servers')
+    .set({ fault: fault === null ? null : (JSON.stringify(fault) as never), updated_at: new Date() })
+    .where('id', '=', id)
+    .execute();
+}
+
+/**
+ * Claims a server for an action: sets its task state and pending operation, only if the action is allowed in the
+ * state the server is in at that instant. Of two callers at once exactly one gets the row; the other gets null.
+ */
+export async function claimServer(
+  db: Queryable,
+  id: ServerId,
+  action: ServerAction,
+  operation: PendingOperation,
+): Promise<Server | null> {
+  const rule = serverActions[action];
+  const during: readonly TaskState[] = rule.alsoDuring ?? [];
+  const claimed = await db
+    .updateTable('servers')
+    .set({ task_state: rule.task, operation: JSON.stringify(operation), updated_at: new Date() })
+    .where('id', '=', id)
+    .where('vm_state', 'in', [...rule.from])
+    .where((eb) =>
+      eb.or([eb('task_state', 'is', null), ...(during.length > 0 ? [eb('task_state', 'in', [...during])] : [])]),
+    )
+    .returningAll()
+    .executeTakeFirst();
+  return claimed ?? null;
+}
+
+/**
+ * Ends an operation: applies `change` and clears task state and pending operation, only if that operation is still the
+ * server's (a delete may have taken over). Returns whether it was.
+ */
+export async function releaseServer(
+  db: Queryable,
+  id: ServerId,
+  operationId: string,
+  change: ServerChange & { readonly fault?: ServerFault | null },
+): Promise<boolean> {
+  const { fault, ...columns } = change;
+  const result = await db
+    .updateTable('servers')
+    .set({
+      ...columns,
+      ...(fault === undefined ? {} : { fault: (fault === null ? null : JSON.stringify(fault)) as never }),
+      task_state: null,
+      operation: null,
+      updated_at: new Date(),
+    })
+    .where('id', '=', id)
+    .where(sql<string>`operation ->> 'id'`, '=', operationId)
+    .executeTakeFirst();
+  return result.numUpdatedRows > 0n;
+}
+
+/** Servers that an operation is under way on. */
+export async function serversInOperation(db: Queryable): Promise<Server[]> {
+  return await db.selectFrom('servers').selectAll().where('operation', 'is not', null).execute();
+}
+
+export async function serversOnHost(db: Queryable, host: HostName): Promise<Server[]> {
+  return await db
+    .selectFrom('servers')
+    .selectAll()
+    .where('host', '=', host)
+    .where('vm_state', '<>', 'deleted')
+    .execute();
+}
+
+/** Nova's name of a server's domain: `instance-` and its number in eight hexadecimal digits. */
+export function instanceName(server: Pick<Server, 'number'>): string {
+  return `instance-${server.number.toString(16).padStart(8, '0')}`;
+}

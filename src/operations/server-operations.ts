@@ -1,0 +1,45 @@
+import type { Duplex } from 'node:stream';
+import type { EncryptionIntent } from '#core/encryption-intent.ts';
+import type { ImageId, ProjectId, ServerId, UserId } from '#core/ids.ts';
+import type { ServerAction } from '#core/server.ts';
+import type { ServerFlavor } from '#db/schema.ts';
+import type { Server } from '#db/servers.ts';
+
+/** Who asks, for the audit trail. */
+export type Requester = { readonly userId: UserId; readonly projectId: ProjectId; readonly requestId: string };
+
+/** A server as a user asked for it, already judged: flavor and image exist and fit, intent is free of conflict. */
+export type ServerRequest = {
+  readonly name: string;
+  readonly description: string | null;
+  readonly flavor: ServerFlavor;
+  readonly image: { readonly id: ImageId; readonly virtualSizeBytes: number };
+  readonly intent: EncryptionIntent;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly tags: readonly string[];
+  /** Base64, as the API takes it; null: none. */
+  readonly userData: string | null;
+  readonly configDrive: boolean;
+  readonly network: 'none' | 'user';
+  readonly keyName: string | null;
+  /** Shared by the servers of one request that asked for several. */
+  readonly reservationId: string;
+};
+
+/** What the API may set going. Each call returns as soon as the operation is durable; it goes on by itself. */
+export interface ServerOperations {
+  /** Rows of the server and its disks and the pending operation, in one transaction. */
+  create(request: ServerRequest, requester: Requester): Promise<Server>;
+
+  /**
+   * Starts an action on a server. Of two callers at once exactly one wins.
+   * *Throws* server-state (409) when the action is not allowed in the state the server is in.
+   */
+  act(action: ServerAction, serverId: ServerId, requester: Requester): Promise<void>;
+
+  /** The last `bytes` bytes of the serial console; empty when the server has no host yet. */
+  consoleLog(server: Server, bytes: number): Promise<Buffer>;
+
+  /** A two-way stream to the guest's serial console. *Throws* server-state (409) when the guest does not run. */
+  openConsole(server: Server): Promise<Duplex>;
+}

@@ -1,0 +1,103 @@
+import { randomUUID } from 'node:crypto';
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
+import fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyPluginAsync,
+  type FastifyReply,
+  type FastifyRequest,
+} from 'fastify';
+import { type Failure, failureOf } from '#api/failure.ts';
+import { answerUnknownPaths } from '#api/not-found.ts';
+import { publicUrlOf } from '#api/public-url.ts';
+
+/** Refuses a JSON body beyond this; larger than any field's own limit, so that an overlong field is told apart (400). */
+export const BODY_LIMIT = 4 * 1024 * 1024;
+const IDLE_CONNECTION_MS = 120_000;
+
+/** One OpenStack service: a scope of its own with its own paths and its own shape of errors. */
+export type ApiService = {
+  readonly type: string;
+  readonly name: string;
+  /** Where its paths start, such as `/identity`. */
+  readonly prefix: string;
+  /** What the catalog adds to the prefix, such as `/v3`; empty when clients discover versions themselves. */
+  readonly catalogPath: string;
+  readonly routes: FastifyPluginAsync;
+  /** Sends a failure in the service's own shape; the status is already set. */
+  readonly present: (failure: Failure, request: FastifyRequest, reply: FastifyReply) => unknown;
+};
+
+export type ApiOptions = {
+  readonly services: readonly ApiService[];
+  /** The address clients use, when it is not the one they connect to. */
+  readonly publicUrl: string | null;
+  readonly logger?: FastifyBaseLogger;
+};
+
+/**
+ * The HTTP server of all services on one port; not yet listening. Every answer carries `x-openstack-request-id`, made
+ * here and never taken from the client. Unknown fields are refused, not removed; types are not converted.
+ */
+export function buildApi(options: ApiOptions): FastifyInstance {
+  const app = fastify({
+    ...(options.logger ? { loggerInstance: options.logger } : { logger: false }),
+    disableRequestLogging: true,
+    bodyLimit: BODY_LIMIT,
+    connectionTimeout: IDLE_CONNECTION_MS,
+    requestIdHeader: false,
+    genReqId: () => `req-${randomUUID()}`,
+    routerOptions: { ignoreTrailingSlash: true, maxParamLength: 512 },
+    ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: true, allErrors: false } },
+  }).withTypeProvider<TypeBoxTypeProvider>();
+  acceptEmptyJson(app);
+  app.addHook('onRequest', async (request, reply) => {
+    reply.header('x-openstack-request-id', request.id);
+  });
+  addScope(app, options, presentAtRoot);
+  app.get('/', (request) => ({ services: options.services.map((service) => listing(service, request, options)) }));
+  for (const service of options.services) {
+    void app.register(
+      async (scope) => {
+        addScope(scope, options, service.present);
+        await scope.register(service.routes);
+      },
+      { prefix: service.prefix },
+    );
+  }
+  return app;
+}
+
+function addScope(app: FastifyInstance, options: ApiOptions, present: ApiService['present']): void {
+  answerUnknownPaths(app);
+  app.setErrorHandler((error: Error, request, reply) => {
+    const failure = failureOf(error, request);
+    reply.status(failure.status);
+    if (failure.status === 401) {
+      reply.header('www-authenticate', `Keystone uri="${publicUrlOf(request, options.publicUrl)}/identity"`);
+    }
+    return present(failure, request, reply);
+  });
+}
+
+/** Clients send `Content-Type: application/json` with no body, on DELETE and on some actions; that is no body. */
+function acceptEmptyJson(app: FastifyInstance): void {
+  const parse = app.getDefaultJsonParser('error', 'error');
+  app.removeContentTypeParser('application/json');
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
+    if (body === '') done(null, undefined);
+    else void parse(request, body as string, done);
+  });
+}
+
+function listing(service: ApiService, request: FastifyRequest, options: ApiOptions): object {
+  return {
+    type: service.type,
+    name: service.name,
+    url: `${publicUrlOf(request, options.publicUrl)}${service.prefix}${service.catalogPath}`,
+  };
+}
+
+function presentAtRoot(failure: Failure, _request: FastifyRequest, _reply: FastifyReply): object {
+  return { error: { code: failure.status, title: failure.title, message: failure.message } };
+}

@@ -77,6 +77,26 @@ const catalogue = {
     text: '{doing} needs the program {program}, which is not installed. Install the Debian package {package}.',
   },
   'program-failed': { status: 500, retry: 'later', text: '{doing} failed: {program} ended with {outcome}: {stderr}' },
+  'package-unknown': {
+    status: 500,
+    retry: 'after-change',
+    text: '{doing} needs the Debian package {package}, which apt does not know. Run "apt-get update", then try again.',
+  },
+  'root-required': {
+    status: 500,
+    retry: 'after-change',
+    text: '{doing} needs root, to mount file systems and to start guests. Run the service as root.',
+  },
+  'run-directory-unfit': {
+    status: 500,
+    retry: 'after-change',
+    text: 'The run directory {path} cannot be used: {reason}. Choose another data directory.',
+  },
+  'memory-unprotected': {
+    status: 500,
+    retry: 'later',
+    text: 'Suspending server {server} was not begun: libvirt does not see the encrypted file {path} ({reason}), so its memory would have been written in clear. The server runs on. Restart the service, then try again.',
+  },
   'hypervisor-unavailable': {
     status: 500,
     retry: 'later',

@@ -1,4 +1,4 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { NightlatchError } from '#core/errors.ts';
 import type { Secret } from '#core/secret.ts';
 
@@ -15,10 +15,19 @@ const programs = {
   'qemu-system-x86_64': 'qemu-system-x86',
   'mkfs.ext4': 'e2fsprogs',
   mkswap: 'util-linux',
-  'xorrisofs': 'xorriso',
+  xorrisofs: 'xorriso',
   mount: 'mount',
   umount: 'mount',
   unshare: 'util-linux',
+  'apt-cache': 'apt',
+  'apt-get': 'apt',
+  'dpkg-deb': 'dpkg',
+  cpio: 'cpio',
+  mke2fs: 'e2fsprogs',
+  mformat: 'mtools',
+  mcopy: 'mtools',
+  sfdisk: 'fdisk',
+  syslinux: 'syslinux',
   useradd: 'passwd',
   setpriv: 'util-linux',
   libvirtd: 'libvirt-daemon',
@@ -37,6 +46,10 @@ export type RunOptions = {
   readonly doing: string;
   /** Sent to standard input; nothing else is. */
   readonly stdin?: Secret;
+  /** Text for standard input that is not a key; not together with `stdin`. */
+  readonly input?: string;
+  /** The folder the program works in, for programs that write where they stand. */
+  readonly cwd?: string;
   /** Readable by the program as `/dev/fd/3`. */
   readonly fd3?: Secret;
   /** The program is ended after this time; TERM, then KILL. */
@@ -64,12 +77,23 @@ export async function run(program: Program, args: readonly string[], options: Ru
 }
 
 /** Starts a program that stays. Its standard output and error are the caller's to read. */
-export function start(program: Program, args: readonly string[], options: Pick<RunOptions, 'stdin' | 'fd3'>): ChildProcess {
+export function start(
+  program: Program,
+  args: readonly string[],
+  options: Pick<RunOptions, 'stdin' | 'fd3' | 'input' | 'cwd'>,
+): ChildProcess {
   const child = spawn(program, args, {
     env: { PATH, LC_ALL: 'C' },
-    stdio: [options.stdin ? 'pipe' : 'ignore', 'pipe', 'pipe', ...(options.fd3 ? (['pipe'] as const) : [])],
+    ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
+    stdio: [
+      options.stdin || options.input !== undefined ? 'pipe' : 'ignore',
+      'pipe',
+      'pipe',
+      ...(options.fd3 ? (['pipe'] as const) : []),
+    ],
   });
   hand(child, 0, options.stdin);
+  if (options.input !== undefined) child.stdin?.on('error', () => {}).end(options.input);
   hand(child, 3, options.fd3);
   return child;
 }
@@ -101,7 +125,11 @@ function finish(child: ChildProcess, program: Program, options: RunOptions): Pro
   });
   child.once('close', (code, signal) => {
     clearTimeout(timer);
-    resolve({ code: code ?? (signal ? 128 : 1), stdout: stdout(), stderr: signal ? `${stderr()} (${signal})` : stderr() });
+    resolve({
+      code: code ?? (signal ? 128 : 1),
+      stdout: stdout(),
+      stderr: signal ? `${stderr()} (${signal})` : stderr(),
+    });
   });
   return promise;
 }
@@ -123,6 +151,7 @@ export function missing(program: Program, doing: string): NightlatchError {
 /** The catalogue error for a program that failed. */
 export function failure(program: Program, doing: string, outcome: Outcome): NightlatchError {
   const stderr = outcome.stderr.trim().split('\n').slice(-5).join(' ');
-  if (/No space left on device/i.test(stderr)) return new NightlatchError('disk-full', { doing, where: "the host's data directory" });
+  if (/No space left on device/i.test(stderr))
+    return new NightlatchError('disk-full', { doing, where: "the host's data directory" });
   return new NightlatchError('program-failed', { doing, program, outcome: `exit code ${outcome.code}`, stderr });
 }

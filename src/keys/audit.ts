@@ -1,0 +1,99 @@
+import { createHash } from 'node:crypto';
+import canonicalize from 'canonicalize';
+import { sql } from 'kysely';
+import type { Database, Queryable } from '#db/database.ts';
+
+/** What is recorded. A key's release is recorded before the key leaves the key store. */
+export const auditEvents = ['key-stored', 'key-released', 'key-destroyed', 'lease-opened', 'lease-closed'] as const;
+export type AuditEvent = (typeof auditEvents)[number];
+export type AuditFacts = Readonly<Record<string, string | null>>;
+
+/** One entry, as its hash was taken. */
+export type AuditRecord = {
+  readonly sequence: number;
+  readonly at: string;
+  readonly event: AuditEvent;
+  readonly facts: AuditFacts;
+  readonly hash: string;
+};
+
+export type AuditVerdict =
+  | { readonly ok: true; readonly records: number; readonly head: string }
+  | { readonly ok: false; readonly records: number; readonly brokenAt: number; readonly reason: string };
+
+/** The hash before the first record. */
+const GENESIS = createHash('sha256').update('nightlatch audit log, version 1').digest();
+/** Any constant: writers of the chain wait for each other under this PostgreSQL advisory lock. */
+const CHAIN_LOCK = 0x6e6c_6175;
+const PAGE = 1000;
+
+/** Appends a record within `db`'s transaction; it is durable when that commits. */
+export async function appendAudit(db: Queryable, event: AuditEvent, facts: AuditFacts): Promise<void> {
+  await sql`select pg_advisory_xact_lock(${CHAIN_LOCK})`.execute(db);
+  const last = await db
+    .selectFrom('audit_records')
+    .select(['sequence', 'hash'])
+    .orderBy('sequence', 'desc')
+    .limit(1)
+    .executeTakeFirst();
+  const sequence = (last?.sequence ?? 0) + 1;
+  const at = new Date();
+  const body = canonicalize({ sequence, at: at.toISOString(), event, facts }) as string;
+  const previous = last?.hash ?? GENESIS;
+  await db
+    .insertInto('audit_records')
+    .values({ sequence, at, event, body, previous_hash: previous, hash: chain(previous, body) })
+    .execute();
+}
+
+/** Walks the whole log and says whether every record is the one that was written, in its place. */
+export async function verifyAudit(db: Database): Promise<AuditVerdict> {
+  let previous: Buffer = GENESIS;
+  let records = 0;
+  for await (const row of rows(db, 1)) {
+    const expected = records + 1;
+    if (row.sequence !== expected) return broken(records, expected, `record ${expected} is missing`);
+    if (!row.previous_hash.equals(previous))
+      return broken(records, expected, 'it does not follow the record before it');
+    if (!row.hash.equals(chain(previous, row.body))) return broken(records, expected, 'its text was changed');
+    const body = JSON.parse(row.body) as { sequence: number; at: string; event: string };
+    if (body.sequence !== row.sequence || body.event !== row.event || body.at !== row.at.toISOString()) {
+      return broken(records, expected, 'its columns disagree with its text');
+    }
+    previous = row.hash;
+    records = expected;
+  }
+  return { ok: true, records, head: previous.toString('hex') };
+}
+
+/** The newest `limit` records, oldest first. */
+export async function latestAudit(db: Queryable, limit: number): Promise<AuditRecord[]> {
+  const found = await db.selectFrom('audit_records').selectAll().orderBy('sequence', 'desc').limit(limit).execute();
+  return found.reverse().map((row) => {
+    const { sequence, at, event, facts } = JSON.parse(row.body) as Omit<AuditRecord, 'hash'>;
+    return { sequence, at, event, facts, hash: row.hash.toString('hex') };
+  });
+}
+
+function chain(previous: Buffer, body: string): Buffer {
+  return createHash('sha256').update(previous).update(body, 'utf8').digest();
+}
+
+function broken(records: number, brokenAt: number, reason: string): AuditVerdict {
+  return { ok: false, records, brokenAt, reason };
+}
+
+async function* rows(db: Database, from: number) {
+  for (let next = from; ; ) {
+    const page = await db
+      .selectFrom('audit_records')
+      .selectAll()
+      .where('sequence', '>=', next)
+      .orderBy('sequence')
+      .limit(PAGE)
+      .execute();
+    yield* page;
+    if (page.length < PAGE) return;
+    next = (page.at(-1)?.sequence ?? next) + 1;
+  }
+}

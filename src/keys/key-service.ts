@@ -1,0 +1,80 @@
+import type { Disk } from '#core/disk.ts';
+import type { DiskId } from '#core/ids.ts';
+import { Secret } from '#core/secret.ts';
+import type { Database } from '#db/database.ts';
+import { updateDisk } from '#db/disks.ts';
+import { appendAudit } from '#keys/audit.ts';
+import type { KeyStore } from '#keys/key-store.ts';
+import { closeLeases, type LeasableDisk, type LeaseReason, leasable, openLease } from '#keys/leases.ts';
+
+/** The one way a key travels: stored, leased and audited, lent to one call, zeroed. */
+export class KeyService {
+  readonly #db: Database;
+  readonly #store: KeyStore;
+
+  constructor(db: Database, store: KeyStore) {
+    this.#db = db;
+    this.#store = store;
+  }
+
+  /**
+   * Makes the key of an encrypted disk and stores it. On return the disk is `key-stored`.
+   * *Repeat*: keeps the key that is stored. *Crash*: leaves a secret under the disk's label, which a repeat finds.
+   */
+  async createKey(disk: Disk, requestId: string): Promise<void> {
+    if (disk.encryption === null || disk.state !== 'absent') return;
+    using key = Secret.generate();
+    const label = { projectId: disk.projectId, label: disk.id, name: `${disk.role} disk of server ${disk.serverId}` };
+    const secretId = await this.#store.store(label, key);
+    await this.#db.transaction().execute(async (tx) => {
+      await appendAudit(tx, 'key-stored', this.#facts(disk, secretId, requestId));
+      await updateDisk(tx, disk.id, { state: 'key-stored', secret_id: secretId });
+    });
+  }
+
+  /**
+   * Lends the keys of those disks that are encrypted to `use`, for as long as its promise runs. The leases and the
+   * audit records are durable before the first key is read. The leases stay open: `close` ends them once the disks are locked.
+   */
+  async lend<T>(
+    disks: readonly Disk[],
+    reason: LeaseReason,
+    requestId: string,
+    use: (keys: ReadonlyMap<DiskId, Secret>) => Promise<T>,
+  ): Promise<T> {
+    const leased = disks.map(leasable).filter((disk) => disk !== null);
+    if (leased.length > 0) {
+      await this.#db.transaction().execute(async (tx) => {
+        for (const disk of leased) await openLease(tx, disk, reason, requestId);
+      });
+    }
+    using lent = new DisposableStack();
+    const keys = new Map<DiskId, Secret>();
+    for (const disk of leased) keys.set(disk.id, lent.use(await this.#read(disk)));
+    return await use(keys);
+  }
+
+  /** Closes the leases of disks that are locked. *Repeat*: fine. */
+  async close(disks: readonly Pick<Disk, 'id'>[], requestId: string): Promise<void> {
+    const ids = disks.map((disk) => disk.id);
+    await this.#db.transaction().execute((tx) => closeLeases(tx, ids, requestId));
+  }
+
+  /** Destroys the key of a disk, also one that a crash left unnamed in the disk's row. *Repeat*: fine. */
+  async destroyKey(disk: Disk, requestId: string): Promise<void> {
+    const secretId = disk.secretId ?? (await this.#store.find(disk.id));
+    if (secretId === null) return;
+    await this.#store.delete(secretId);
+    await this.#db
+      .transaction()
+      .execute((tx) => appendAudit(tx, 'key-destroyed', this.#facts(disk, secretId, requestId)));
+  }
+
+  #read(disk: LeasableDisk): Promise<Secret> {
+    return this.#store.get(disk.projectId, disk.secretId);
+  }
+
+  #facts(disk: Disk, secretId: string, requestId: string): Record<string, string | null> {
+    return { disk: disk.id, project: disk.projectId, secret: secretId, host: disk.host, request: requestId };
+  }
+}

@@ -1,0 +1,61 @@
+import { mkdir, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { NightlatchError } from '#core/errors.ts';
+import { run } from '#host/exec.ts';
+
+const DOING = 'Building the guest image';
+const KERNEL = 'linux-image-cloud-amd64';
+const BUSYBOX = 'busybox-static';
+
+/** A Debian package at the version apt would install. */
+export type DebianPackage = { readonly name: string; readonly version: string };
+
+/** The packages a guest image is made of. `linux-image-cloud-amd64` only names the kernel; this is the real one. */
+export type GuestPackages = { readonly kernel: DebianPackage; readonly busybox: DebianPackage };
+
+/**
+ * What apt offers now, from its lists on this machine, without network.
+ *
+ * @throws package-unknown when apt's lists are missing.
+ */
+export async function findPackages(): Promise<GuestPackages> {
+  // apt-cache ends with 100 when it knows one of them not at all; it still shows the others.
+  const { stdout } = await run('apt-cache', ['show', '--no-all-versions', KERNEL, BUSYBOX], {
+    doing: DOING,
+    tolerate: [100],
+  });
+  const records = stdout.split('\n\n');
+  const kernel = findRecord(records, KERNEL);
+  const name = /linux-image-\d[^\s,(|]*/.exec(field(kernel, 'Depends'))?.[0];
+  if (name === undefined) throw new NightlatchError('package-unknown', { doing: DOING, package: KERNEL });
+  return {
+    kernel: { name, version: field(kernel, 'Version') },
+    busybox: { name: BUSYBOX, version: field(findRecord(records, BUSYBOX), 'Version') },
+  };
+}
+
+/** Downloads a package and unpacks it into the new folder `into`. Nothing is installed on this machine. */
+export async function unpackPackage(wanted: DebianPackage, into: string): Promise<void> {
+  const downloads = `${into}.download`;
+  await mkdir(downloads, { recursive: true });
+  // As root, apt downloads as the user _apt, who cannot write here, and warns; it is told to stay who it is.
+  await run('apt-get', ['-q', '-o', 'APT::Sandbox::User=root', 'download', `${wanted.name}=${wanted.version}`], {
+    doing: `Downloading the Debian package ${wanted.name}`,
+    cwd: downloads,
+  });
+  for (const file of await readdir(downloads)) {
+    await run('dpkg-deb', ['-x', join(downloads, file), into], {
+      doing: `Unpacking the Debian package ${wanted.name}`,
+    });
+  }
+}
+
+function findRecord(records: readonly string[], name: string): string {
+  const record = records.find((text) => field(text, 'Package') === name);
+  if (record === undefined) throw new NightlatchError('package-unknown', { doing: DOING, package: name });
+  return record;
+}
+
+function field(record: string, name: string): string {
+  return new RegExp(`^${name}: (.*)$`, 'm').exec(record)?.[1] ?? '';
+}

@@ -10,6 +10,8 @@ const catalogue = {
   unauthorized: { status: 401, retry: 'after-change', text: 'The request you have made requires authentication.' },
   forbidden: { status: 403, retry: 'after-change', text: "Policy doesn't allow {action} to be performed." },
   'not-found': { status: 404, retry: 'after-change', text: '{kind} {id} could not be found.' },
+  'not-there': { status: 404, retry: 'after-change', text: '{reason}' },
+  refused: { status: 403, retry: 'after-change', text: '{reason}' },
   'method-not-allowed': { status: 405, retry: 'never', text: 'The method {method} is not allowed for {path}.' },
   'not-acceptable-version': {
     status: 406,

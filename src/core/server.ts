@@ -26,8 +26,18 @@ export type TaskState = (typeof taskStates)[number];
 export const powerStates = { nostate: 0, running: 1, paused: 3, shutdown: 4, crashed: 6, suspended: 7 } as const;
 export type PowerState = keyof typeof powerStates;
 
-/** What a user may ask of an existing server, and what it takes. */
-export type ServerAction = 'start' | 'stop' | 'suspend' | 'resume' | 'pause' | 'unpause' | 'reboot-soft' | 'reboot-hard' | 'delete';
+/** What may be asked of an existing server. `settle` is ours: its guest has ended by itself, follow it. */
+export type ServerAction =
+  | 'start'
+  | 'stop'
+  | 'suspend'
+  | 'resume'
+  | 'pause'
+  | 'unpause'
+  | 'reboot-soft'
+  | 'reboot-hard'
+  | 'delete'
+  | 'settle';
 
 type Rule = {
   readonly from: readonly VmState[];
@@ -58,6 +68,7 @@ export const serverActions: Readonly<Record<ServerAction, Rule>> = {
     task: 'deleting',
     novaName: 'delete',
   },
+  settle: { from: ['active', 'paused', 'error'], task: 'powering-off', novaName: 'stop' },
 };
 
 /** @throws server-state (409) with Nova's text when the action is not allowed now. */
@@ -85,7 +96,8 @@ export function apiStatus(vmState: VmState, taskState: TaskState | null): string
       return 'BUILD';
     case 'active':
       if (taskState === 'rebooting_hard') return 'HARD_REBOOT';
-      if (taskState === 'rebooting' || taskState === 'reboot_pending' || taskState === 'reboot_started') return 'REBOOT';
+      if (taskState === 'rebooting' || taskState === 'reboot_pending' || taskState === 'reboot_started')
+        return 'REBOOT';
       return 'ACTIVE';
     case 'stopped':
       return taskState === 'rebooting_hard' ? 'HARD_REBOOT' : 'SHUTOFF';

@@ -1,8 +1,9 @@
 import type { Insertable, Selectable, Updateable } from 'kysely';
 import { sql } from 'kysely';
+import { notFound } from '#core/errors.ts';
 import type { HostName, ProjectId, ServerId } from '#core/ids.ts';
-import { type ServerAction, serverActions, type TaskState } from '#core/server.ts';
-import type { Queryable } from '#db/database.ts';
+import { checkServerAction, type ServerAction, serverActions } from '#core/server.ts';
+import type { Database, Queryable } from '#db/database.ts';
 import type { PendingOperation, Schema, ServerFault } from '#db/schema.ts';
 
 export type Server = Selectable<Schema['servers']>;
@@ -43,28 +44,30 @@ export async function setFault(db: Queryable, id: ServerId, fault: ServerFault |
 }
 
 /**
- * Claims a server for an action: sets its task state and pending operation, only if the action is allowed in the
- * state the server is in at that instant. Of two callers at once exactly one gets the row; the other gets null.
+ * Claims a server for an action: sets its task state and pending operation, if the action is allowed in the state the
+ * server is in at that instant. Of two callers at once exactly one succeeds.
+ *
+ * `operation` is made from the operation that was under way, if any, which the new one has to wait for.
+ * @throws not-found (404); server-state (409) with Nova's text.
  */
 export async function claimServer(
-  db: Queryable,
+  db: Database,
   id: ServerId,
   action: ServerAction,
-  operation: PendingOperation,
-): Promise<Server | null> {
-  const rule = serverActions[action];
-  const during: readonly TaskState[] = rule.alsoDuring ?? [];
-  const claimed = await db
-    .updateTable('servers')
-    .set({ task_state: rule.task, operation: JSON.stringify(operation), updated_at: new Date() })
-    .where('id', '=', id)
-    .where('vm_state', 'in', [...rule.from])
-    .where((eb) =>
-      eb.or([eb('task_state', 'is', null), ...(during.length > 0 ? [eb('task_state', 'in', [...during])] : [])]),
-    )
-    .returningAll()
-    .executeTakeFirst();
-  return claimed ?? null;
+  operation: (underWay: PendingOperation | null) => PendingOperation,
+): Promise<PendingOperation> {
+  return await db.transaction().execute(async (tx) => {
+    const server = await tx.selectFrom('servers').selectAll().where('id', '=', id).forUpdate().executeTakeFirst();
+    if (!server || server.vm_state === 'deleted') throw notFound('Instance', id);
+    checkServerAction(action, { id, vmState: server.vm_state, taskState: server.task_state });
+    const claim = operation(server.operation);
+    await tx
+      .updateTable('servers')
+      .set({ task_state: serverActions[action].task, operation: JSON.stringify(claim), updated_at: new Date() })
+      .where('id', '=', id)
+      .execute();
+    return claim;
+  });
 }
 
 /**

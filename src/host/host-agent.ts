@@ -80,10 +80,11 @@ export interface HostAgent {
   suspendServer(serverId: ServerId, memory: DiskSpec, memoryKey: Secret | null): Promise<void>;
 
   /**
-   * Brings a suspended guest back. The saved memory is destroyed before the guest's first instruction, so that no
-   * memory is ever resumed twice. On failure before that point the saved memory is kept and everything is locked.
+   * Brings a suspended guest back from the disk `memory`, paused: its first instruction waits for `unpauseServer`, and
+   * the caller destroys `memory` before that, so that no memory is ever resumed twice. On return `memory` is locked.
+   * *Repeat*: a guest that is already back is fine. On failure the saved memory is kept and the memory disk is locked.
    */
-  resumeServer(server: ServerSpec, memory: DiskSpec, keys: DiskKeys): Promise<void>;
+  restoreServer(server: ServerSpec, memory: DiskSpec, keys: DiskKeys): Promise<void>;
 
   pauseServer(serverId: ServerId): Promise<void>;
   unpauseServer(serverId: ServerId): Promise<void>;

@@ -1,0 +1,130 @@
+import type { Readable } from 'node:stream';
+import { type ConfigDriveFacts, configDriveFiles } from '#core/config-drive.ts';
+import type { Disk, DiskContent } from '#core/disk.ts';
+import type { HostName, ImageId, ServerId } from '#core/ids.ts';
+import type { Database } from '#db/database.ts';
+import { asDisk, disksOf } from '#db/disks.ts';
+import { findServer, instanceName, releaseServer, type Server, type ServerChange } from '#db/servers.ts';
+import type { HostAgent, ServerSpec } from '#host/host-agent.ts';
+import type { KeyService } from '#keys/key-service.ts';
+import type { Engine, Failure } from '#operations/engine.ts';
+
+/** What an operation needs of the image store: the bytes of an image, to bring it onto a host. */
+export type ImageSource = {
+  openImage(id: ImageId): Promise<{ readonly format: 'raw' | 'qcow2'; open(): Promise<Readable> }>;
+};
+
+/** The ports that operations work through. */
+export type OperationContext = {
+  readonly db: Database;
+  readonly keys: KeyService;
+  readonly images: ImageSource;
+  readonly engine: Pick<Engine, 'settled'>;
+  /** How long a guest may take over its own shutdown before it is ended, milliseconds. */
+  readonly shutdownTimeoutMs: number;
+  agent(host: HostName): HostAgent;
+};
+
+/** What every server operation is given. `after`: the operation it took over from and has to wait for. */
+export type ServerInput = {
+  readonly serverId: ServerId;
+  readonly operationId: string;
+  readonly requestId: string;
+  readonly after: string | null;
+};
+
+/** A server with its disks and the agent of its host, as they are now. */
+export type PlacedServer = { readonly server: Server; readonly disks: readonly Disk[]; readonly agent: HostAgent };
+
+/** @throws when the server has no host: an operation was allowed that should not have been. */
+export async function loadPlaced(context: OperationContext, serverId: ServerId): Promise<PlacedServer> {
+  const placed = await loadIfPlaced(context, serverId);
+  if (!placed) throw new Error(`server ${serverId} is on no host`);
+  return placed;
+}
+
+/** As `loadPlaced`; null when the server was never placed on a host, so that there is nothing to do there. */
+export async function loadIfPlaced(context: OperationContext, serverId: ServerId): Promise<PlacedServer | null> {
+  const server = await findServer(context.db, serverId);
+  if (!server?.host) return null;
+  const disks = (await disksOf(context.db, serverId)).filter((row) => row.storage !== null).map(asDisk);
+  return { server, disks, agent: context.agent(server.host) };
+}
+
+/** The disks the guest sees, in its order: all but its saved memory. */
+export function guestDisks(disks: readonly Disk[]): Disk[] {
+  return disks.filter((disk) => disk.role !== 'memory');
+}
+
+export function savedMemory(disks: readonly Disk[]): Disk | null {
+  return disks.find((disk) => disk.role === 'memory') ?? null;
+}
+
+export function serverSpec(server: Server, disks: readonly Disk[]): ServerSpec {
+  return {
+    id: server.id,
+    name: instanceName(server),
+    displayName: server.name,
+    projectId: server.project_id,
+    vcpus: server.flavor.vcpus,
+    memoryMib: server.flavor.ramMib,
+    disks: guestDisks(disks),
+    network: server.network,
+  };
+}
+
+/** What a new disk of this server holds. See Nova: ephemeral disks come with a file system, swap with its signature. */
+export function contentOf(server: Server, disk: Disk): DiskContent {
+  switch (disk.role) {
+    case 'root':
+      return disk.imageId === null ? { kind: 'blank' } : { kind: 'image', imageId: disk.imageId };
+    case 'ephemeral':
+      return { kind: 'filesystem', label: `ephemeral${disk.ordinal}` };
+    case 'swap':
+      return { kind: 'swap' };
+    case 'config-drive':
+      return { kind: 'config-drive', files: configDriveFiles(configDriveFacts(server)) };
+    case 'memory':
+      return { kind: 'blank' };
+  }
+}
+
+/** Gives the server back: the operation has ended in this state. A server that a delete took over is left alone. */
+export async function finish(context: OperationContext, input: ServerInput, change: ServerChange): Promise<void> {
+  await releaseServer(context.db, input.serverId, input.operationId, { ...change, fault: null });
+}
+
+/** Gives the server back with a fault that tells its user what happened, in the state its host finds it in. */
+export async function finishWithFault(context: OperationContext, input: ServerInput, failure: Failure): Promise<void> {
+  const state = await stateOnHost(context, input.serverId);
+  await releaseServer(context.db, input.serverId, input.operationId, { ...state, fault: faultOf(failure) });
+}
+
+export function faultOf(failure: Failure) {
+  return { code: failure.status, message: failure.message, created: new Date().toISOString() };
+}
+
+/** What a server is, judged by what runs and what is kept, when nobody's plan for it worked out. */
+export async function stateOnHost(
+  context: OperationContext,
+  serverId: ServerId,
+): Promise<Pick<ServerChange, 'vm_state' | 'power_state'>> {
+  const placed = await loadIfPlaced(context, serverId);
+  const running = (await placed?.agent.inventory())?.servers.find((found) => found.id === serverId);
+  if (running?.state === 'running') return { vm_state: 'active', power_state: 'running' };
+  if (running?.state === 'paused') return { vm_state: 'paused', power_state: 'paused' };
+  const memory = placed ? savedMemory(placed.disks) : null;
+  if (memory?.state === 'formatted') return { vm_state: 'suspended', power_state: 'shutdown' };
+  return { vm_state: 'stopped', power_state: 'shutdown' };
+}
+
+function configDriveFacts(server: Server): ConfigDriveFacts {
+  return {
+    serverId: server.id,
+    projectId: server.project_id,
+    name: server.name,
+    metadata: server.metadata,
+    launchIndex: 0,
+    userData: server.user_data,
+  };
+}

@@ -1,0 +1,111 @@
+import { sql } from 'kysely';
+import { type EncryptionIntent, requiredTraits } from '#core/encryption-intent.ts';
+import { NightlatchError } from '#core/errors.ts';
+import { GIB } from '#core/sizes.ts';
+import type { Queryable } from '#db/database.ts';
+import { disksOf, placeDisks } from '#db/disks.ts';
+import { hostUse, listHosts } from '#db/hosts.ts';
+import { findServer, releaseServer, type Server, updateServer } from '#db/servers.ts';
+import {
+  faultOf,
+  finish,
+  guestDisks,
+  loadPlaced,
+  type OperationContext,
+  type ServerInput,
+} from '#operations/context.ts';
+import type { Operation } from '#operations/engine.ts';
+import { createDisks, startGuest, storeKeys } from '#operations/steps.ts';
+import { type Candidate, chooseHost } from '#placement/choose-host.ts';
+
+/**
+ * Create server. The rows of the server and its disks are durable before it begins.
+ *
+ * | step         | effect                                       | compensation                   | a repeat              |
+ * |--------------|----------------------------------------------|--------------------------------|-----------------------|
+ * | place        | host chosen; disks get their place           | none: the failed server shows where it was to go | keeps the choice |
+ * | store-keys   | a secret per encrypted disk, `key-stored`    | secrets destroyed, disks ended | keeps stored secrets  |
+ * | cache-image  | the image is on the host                     | none: a cache                  | finds it there        |
+ * | create-disks | media formatted and filled, `formatted`      | headers overwritten, media gone | starts over the unfinished one |
+ * | start        | leases open, the guest runs                  | guest ended, locked, leases closed | finds it running  |
+ * | finish       | ACTIVE                                       | –                              | same                  |
+ */
+export function createServer(context: OperationContext): Operation<ServerInput> {
+  const all = () => true;
+  return {
+    name: 'create-server',
+    steps: [
+      { name: 'place', run: ({ serverId }) => place(context, serverId) },
+      storeKeys(context, all),
+      { name: 'cache-image', run: ({ serverId }) => cacheImage(context, serverId) },
+      createDisks(context, all),
+      startGuest(context),
+      {
+        name: 'finish',
+        run: (input) => finish(context, input, { vm_state: 'active', power_state: 'running', launched_at: new Date() }),
+      },
+    ],
+    failed: async (input, failure) => {
+      const change = { vm_state: 'error', power_state: 'nostate', fault: faultOf(failure) } as const;
+      await releaseServer(context.db, input.serverId, input.operationId, change);
+    },
+  };
+}
+
+/** Any constant: placements wait for each other under this advisory lock, so that no room is given away twice. */
+const PLACEMENT_LOCK = 0x6e6c_706c;
+
+async function place(context: OperationContext, serverId: Server['id']): Promise<void> {
+  await context.db.transaction().execute(async (tx) => {
+    await sql`select pg_advisory_xact_lock(${PLACEMENT_LOCK})`.execute(tx);
+    const server = await findServer(tx, serverId);
+    if (!server) throw new Error(`server ${serverId} has no row`);
+    if (server.host) return;
+    const hosts = await candidates(tx);
+    const choice = chooseHost(hosts, await demandOf(tx, server));
+    if (choice.host === null) throw new NightlatchError('no-valid-host', { reason: choice.reason });
+    const host = (await listHosts(tx)).find(({ name }) => name === choice.host);
+    if (!host) throw new Error(`host ${choice.host} vanished while it was chosen`);
+    await placeDisks(tx, serverId, {
+      host: host.name,
+      storage: host.storage,
+      defaultFormat: host.default_encryption_format,
+    });
+    await updateServer(tx, serverId, { host: host.name, task_state: 'spawning' });
+  });
+}
+
+async function candidates(db: Queryable): Promise<Candidate[]> {
+  const hosts = await listHosts(db);
+  return await Promise.all(
+    hosts.map(async (host) => ({
+      name: host.name,
+      traits: host.traits,
+      vcpus: host.vcpus,
+      memoryMib: host.memory_mib,
+      diskGib: host.disk_gib,
+      used: await hostUse(db, host.name),
+    })),
+  );
+}
+
+async function demandOf(db: Queryable, server: Server) {
+  const disks = await disksOf(db, server.id);
+  const encrypted = disks.find((disk) => disk.encrypted);
+  const intent: EncryptionIntent = { encrypted: encrypted !== undefined, format: encrypted?.encryption ?? null };
+  return {
+    traits: requiredTraits(intent),
+    vcpus: server.flavor.vcpus,
+    memoryMib: server.flavor.ramMib,
+    diskGib: Math.ceil(disks.reduce((sum, disk) => sum + disk.size_bytes, 0) / GIB),
+  };
+}
+
+async function cacheImage(context: OperationContext, serverId: Server['id']): Promise<void> {
+  const { disks, agent } = await loadPlaced(context, serverId);
+  for (const { imageId } of guestDisks(disks)) {
+    if (imageId === null) continue;
+    const image = await context.images.openImage(imageId);
+    await agent.cacheImage(imageId, image.format, image.open);
+  }
+}

@@ -1,0 +1,162 @@
+import type { Duplex } from 'node:stream';
+import { CONFIG_DRIVE_BYTES } from '#core/config-drive.ts';
+import type { DiskRole } from '#core/disk.ts';
+import { NightlatchError } from '#core/errors.ts';
+import { type DiskId, newId, type ServerId } from '#core/ids.ts';
+import type { ServerAction } from '#core/server.ts';
+import { GIB, MIB, roundUpToSector } from '#core/sizes.ts';
+import { insertDisks, type NewDisk } from '#db/disks.ts';
+import type { PendingOperation } from '#db/schema.ts';
+import { claimServer, insertServer, type Server } from '#db/servers.ts';
+import type { OperationContext, ServerInput } from '#operations/context.ts';
+import { createServer } from '#operations/create-server.ts';
+import { deleteServer } from '#operations/delete-server.ts';
+import type { Engine, Operation } from '#operations/engine.ts';
+import {
+  pauseServer,
+  rebootServer,
+  settleServer,
+  startServer,
+  stopServer,
+  unpauseServer,
+} from '#operations/power-server.ts';
+import { resumeServer } from '#operations/resume-server.ts';
+import type { Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
+import { suspendServer } from '#operations/suspend-server.ts';
+
+const operationOf = {
+  start: 'start-server',
+  stop: 'stop-server',
+  suspend: 'suspend-server',
+  resume: 'resume-server',
+  pause: 'pause-server',
+  unpause: 'unpause-server',
+  'reboot-soft': 'reboot-server-soft',
+  'reboot-hard': 'reboot-server-hard',
+  delete: 'delete-server',
+  settle: 'settle-server',
+} as const satisfies Record<ServerAction, string>;
+
+/** Every operation on servers, for the engine to know before it launches. */
+export function serverOperations(context: OperationContext): Operation<ServerInput>[] {
+  return [
+    createServer(context),
+    startServer(context),
+    stopServer(context),
+    settleServer(context),
+    suspendServer(context),
+    resumeServer(context),
+    pauseServer(context),
+    unpauseServer(context),
+    rebootServer(context, 'soft'),
+    rebootServer(context, 'hard'),
+    deleteServer(context),
+  ];
+}
+
+/**
+ * Sets operations going on the durable engine. The server's row names the pending operation before the engine does, so
+ * that a crash in between loses nothing: the next start starts what the row names.
+ */
+export class DurableServerOperations implements ServerOperations {
+  readonly #context: OperationContext;
+  readonly #engine: Engine;
+
+  constructor(context: OperationContext, engine: Engine) {
+    this.#context = context;
+    this.#engine = engine;
+  }
+
+  async create(request: ServerRequest, requester: Requester): Promise<Server> {
+    const id = newId<ServerId>();
+    const operation = pending('create-server', id, requester.requestId, null);
+    const server = await this.#context.db.transaction().execute(async (tx) => {
+      const inserted = await insertServer(tx, {
+        ...serverColumns(request, requester),
+        id,
+        vm_state: 'building',
+        task_state: 'scheduling',
+        power_state: 'nostate',
+        host: null,
+        fault: null,
+        operation: JSON.stringify(operation),
+        updated_at: new Date(),
+      });
+      await insertDisks(tx, plannedDisks(id, request, requester));
+      return inserted;
+    });
+    await this.#engine.start(operation.name, operation.id, operation.input);
+    return server;
+  }
+
+  async act(action: ServerAction, serverId: ServerId, requester: Pick<Requester, 'requestId'>): Promise<void> {
+    const claim = await claimServer(this.#context.db, serverId, action, (underWay) =>
+      pending(operationOf[action], serverId, requester.requestId, underWay?.id ?? null),
+    );
+    await this.#engine.start(claim.name, claim.id, claim.input);
+  }
+
+  async consoleLog(server: Server, bytes: number): Promise<Buffer> {
+    if (server.host === null) return Buffer.alloc(0);
+    return await this.#context.agent(server.host).consoleLog(server.id, bytes);
+  }
+
+  async openConsole(server: Server): Promise<Duplex> {
+    if (server.host === null || server.vm_state !== 'active') {
+      const details = { action: 'get_serial_console', id: server.id, attribute: 'vm_state', state: server.vm_state };
+      throw new NightlatchError('server-state', details);
+    }
+    return await this.#context.agent(server.host).openConsole(server.id);
+  }
+}
+
+function pending(name: string, serverId: ServerId, requestId: string, after: string | null): PendingOperation {
+  const id = `${name}:${newId()}`;
+  const input: ServerInput = { serverId, operationId: id, requestId, after };
+  return { id, name, input };
+}
+
+function serverColumns(request: ServerRequest, requester: Requester) {
+  return {
+    project_id: requester.projectId,
+    user_id: requester.userId,
+    name: request.name,
+    description: request.description,
+    image_id: request.image.id,
+    flavor: JSON.stringify(request.flavor),
+    metadata: JSON.stringify(request.metadata),
+    tags: [...request.tags],
+    user_data: request.userData,
+    config_drive: request.configDrive,
+    network: request.network,
+    key_name: request.keyName,
+    reservation_id: request.reservationId,
+  };
+}
+
+/** One row per disk that the flavor and the request call for. Nova names the same ones. */
+function plannedDisks(serverId: ServerId, request: ServerRequest, requester: Requester): NewDisk[] {
+  const { flavor, image, intent } = request;
+  const disk = (role: DiskRole, sizeBytes: number, imageId: NewDisk['image_id'] = null): NewDisk => ({
+    id: newId<DiskId>(),
+    server_id: serverId,
+    project_id: requester.projectId,
+    role,
+    ordinal: 0,
+    size_bytes: sizeBytes,
+    storage: null,
+    encrypted: intent.encrypted,
+    encryption: intent.format,
+    image_id: imageId,
+    host: null,
+    state: 'absent',
+    secret_id: null,
+  });
+  const rootBytes = flavor.rootGib > 0 ? flavor.rootGib * GIB : roundUpToSector(image.virtualSizeBytes);
+  return [
+    disk('root', rootBytes, image.id),
+    ...(flavor.ephemeralGib > 0 ? [disk('ephemeral', flavor.ephemeralGib * GIB)] : []),
+    ...(flavor.swapMib > 0 ? [disk('swap', flavor.swapMib * MIB)] : []),
+    ...(request.configDrive ? [disk('config-drive', CONFIG_DRIVE_BYTES)] : []),
+  ];
+}

@@ -1,0 +1,111 @@
+import { finish, finishWithFault, loadPlaced, type OperationContext, type ServerInput } from '#operations/context.ts';
+import type { Operation } from '#operations/engine.ts';
+import { destroySavedMemory, startGuest, stopGuest, takeOver } from '#operations/steps.ts';
+
+const STOPPED = { vm_state: 'stopped', power_state: 'shutdown' } as const;
+const ACTIVE = { vm_state: 'active', power_state: 'running' } as const;
+
+/**
+ * Start server.
+ *
+ * | step   | effect                                  | compensation                       | a repeat          |
+ * |--------|-----------------------------------------|------------------------------------|-------------------|
+ * | start  | leases open, keys lent, the guest runs  | guest ended, locked, leases closed | finds it running  |
+ * | finish | ACTIVE                                  | –                                  | same              |
+ */
+export function startServer(context: OperationContext): Operation<ServerInput> {
+  return {
+    name: 'start-server',
+    steps: [startGuest(context), { name: 'finish', run: (input) => finish(context, input, ACTIVE) }],
+    failed: (input, failure) => finishWithFault(context, input, failure),
+  };
+}
+
+/**
+ * Stop server: the guest gets its time to shut down, then it is ended.
+ *
+ * | step   | effect                                        | compensation | a repeat |
+ * |--------|-----------------------------------------------|--------------|----------|
+ * | stop   | guest ended, all disks locked, leases closed  | none: a stopped guest cannot be brought back | fine |
+ * | finish | SHUTOFF                                       | –            | same     |
+ */
+export function stopServer(context: OperationContext): Operation<ServerInput> {
+  return stopping(context, 'stop-server', context.shutdownTimeoutMs);
+}
+
+/** Settle server: the guest has ended by itself; what it held is locked and the leases closed. Steps as in stop. */
+export function settleServer(context: OperationContext): Operation<ServerInput> {
+  return stopping(context, 'settle-server', 0);
+}
+
+function stopping(context: OperationContext, name: string, gracefulMs: number): Operation<ServerInput> {
+  return {
+    name,
+    steps: [stopGuest(context, gracefulMs), { name: 'finish', run: (input) => finish(context, input, STOPPED) }],
+    failed: (input, failure) => finishWithFault(context, input, failure),
+  };
+}
+
+/**
+ * Reboot server. Soft: the guest gets its time to shut down. Hard: it is ended, also out of a suspend or another
+ * operation; saved memory is given up, as in Nova.
+ *
+ * | step           | effect                                      | compensation                       | a repeat         |
+ * |----------------|---------------------------------------------|------------------------------------|------------------|
+ * | take-over      | waits for the operation it interrupts       | –                                  | fine             |
+ * | stop           | guest ended, locked, leases closed          | none                               | fine             |
+ * | destroy-memory | saved memory destroyed, if any (hard only)  | none                               | fine             |
+ * | start          | leases open, the guest runs                 | guest ended, locked, leases closed | finds it running |
+ * | finish         | ACTIVE                                      | –                                  | same             |
+ */
+export function rebootServer(context: OperationContext, kind: 'soft' | 'hard'): Operation<ServerInput> {
+  const hard = kind === 'hard';
+  return {
+    name: `reboot-server-${kind}`,
+    steps: [
+      takeOver(context),
+      stopGuest(context, hard ? 0 : context.shutdownTimeoutMs),
+      ...(hard ? [destroySavedMemory(context)] : []),
+      startGuest(context),
+      { name: 'finish', run: (input) => finish(context, input, ACTIVE) },
+    ],
+    failed: (input, failure) => finishWithFault(context, input, failure),
+  };
+}
+
+/**
+ * Pause server: its virtual CPUs stop; its keys stay with QEMU, under their leases.
+ *
+ * | step   | effect           | compensation                  | a repeat |
+ * |--------|------------------|-------------------------------|----------|
+ * | pause  | CPUs stopped     | none: the fault says how it is | fine    |
+ * | finish | PAUSED           | –                             | same     |
+ */
+export function pauseServer(context: OperationContext): Operation<ServerInput> {
+  return {
+    name: 'pause-server',
+    steps: [
+      {
+        name: 'pause',
+        run: async ({ serverId }) => (await loadPlaced(context, serverId)).agent.pauseServer(serverId),
+      },
+      { name: 'finish', run: (input) => finish(context, input, { vm_state: 'paused', power_state: 'paused' }) },
+    ],
+    failed: (input, failure) => finishWithFault(context, input, failure),
+  };
+}
+
+/** Unpause server: the reverse of pause, step by step. */
+export function unpauseServer(context: OperationContext): Operation<ServerInput> {
+  return {
+    name: 'unpause-server',
+    steps: [
+      {
+        name: 'unpause',
+        run: async ({ serverId }) => (await loadPlaced(context, serverId)).agent.unpauseServer(serverId),
+      },
+      { name: 'finish', run: (input) => finish(context, input, ACTIVE) },
+    ],
+    failed: (input, failure) => finishWithFault(context, input, failure),
+  };
+}

@@ -1,0 +1,56 @@
+import { NightlatchError } from '#core/errors.ts';
+import {
+  finish,
+  finishWithFault,
+  guestDisks,
+  loadPlaced,
+  type OperationContext,
+  type ServerInput,
+  savedMemory,
+  serverSpec,
+} from '#operations/context.ts';
+import type { Operation } from '#operations/engine.ts';
+import { destroySavedMemory, startGuest } from '#operations/steps.ts';
+
+/**
+ * Resume server. The saved memory is destroyed while the guest is still paused, before its first instruction: no
+ * memory is ever resumed twice over disks that have moved on.
+ *
+ * | step           | effect                                   | compensation                       | a repeat            |
+ * |----------------|------------------------------------------|------------------------------------|---------------------|
+ * | restore        | leases open, the guest is back, paused   | guest ended, locked, leases closed | finds it back       |
+ * | destroy-memory | saved memory and its secret destroyed    | none: the point of no return       | fine                |
+ * | unpause        | the guest runs                           | –                                  | fine                |
+ * | finish         | ACTIVE                                   | –                                  | same                |
+ */
+export function resumeServer(context: OperationContext): Operation<ServerInput> {
+  const { undo } = startGuest(context);
+  return {
+    name: 'resume-server',
+    steps: [
+      { name: 'restore', run: (input) => restore(context, input), ...(undo ? { undo } : {}) },
+      destroySavedMemory(context),
+      {
+        name: 'unpause',
+        run: async ({ serverId }) => (await loadPlaced(context, serverId)).agent.unpauseServer(serverId),
+      },
+      { name: 'finish', run: (input) => finish(context, input, { vm_state: 'active', power_state: 'running' }) },
+    ],
+    failed: (input, failure) => finishWithFault(context, input, failure),
+  };
+}
+
+async function restore(context: OperationContext, { serverId, requestId }: ServerInput): Promise<void> {
+  const { server, disks, agent } = await loadPlaced(context, serverId);
+  const memory = savedMemory(disks);
+  if (memory?.state !== 'formatted') {
+    const reason = 'its saved memory is gone';
+    throw new NightlatchError('saved-memory-unreadable', { server: serverId, reason });
+  }
+  const seen = guestDisks(disks);
+  await context.keys.lend([...seen, memory], 'run', requestId, (keys) =>
+    agent.restoreServer(serverSpec(server, seen), memory, keys),
+  );
+  // The agent has locked the memory disk again.
+  await context.keys.close([memory], requestId);
+}

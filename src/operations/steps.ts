@@ -1,0 +1,117 @@
+import type { Disk } from '#core/disk.ts';
+import { updateDisk } from '#db/disks.ts';
+import {
+  contentOf,
+  guestDisks,
+  loadIfPlaced,
+  loadPlaced,
+  type OperationContext,
+  type ServerInput,
+  savedMemory,
+  serverSpec,
+} from '#operations/context.ts';
+import type { Step } from '#operations/engine.ts';
+
+/** Steps that several operations share. Each says what a repeat does where that is not plain. */
+
+/**
+ * Waits for the operation this one took over from. The guest is ended first, so that an operation that waits for the
+ * guest does not hold up the next.
+ */
+export function takeOver(context: OperationContext): Step<ServerInput> {
+  return {
+    name: 'take-over',
+    async run({ serverId, after }) {
+      if (after === null) return;
+      const placed = await loadIfPlaced(context, serverId);
+      await placed?.agent.stopServer(serverId, placed.disks, 0);
+      await context.engine.settled(after);
+    },
+  };
+}
+
+/** Starts the guest under leases on all its disks. Undo: the guest is ended, everything is locked, the leases closed. */
+export function startGuest(context: OperationContext): Step<ServerInput> {
+  return {
+    name: 'start',
+    async run({ serverId, requestId }) {
+      const { server, disks, agent } = await loadPlaced(context, serverId);
+      const seen = guestDisks(disks);
+      await context.keys.lend(seen, 'run', requestId, (keys) => agent.startServer(serverSpec(server, seen), keys));
+    },
+    undo: (input) => endGuest(context, input, 0),
+  };
+}
+
+/** Ends the guest, locks all its disks, then closes their leases. *Repeat*: fine. */
+export function stopGuest(context: OperationContext, gracefulMs: number): Step<ServerInput> {
+  return { name: 'stop', run: (input) => endGuest(context, input, gracefulMs) };
+}
+
+async function endGuest(context: OperationContext, input: ServerInput, gracefulMs: number): Promise<void> {
+  const placed = await loadIfPlaced(context, input.serverId);
+  if (!placed) return;
+  await placed.agent.stopServer(input.serverId, placed.disks, gracefulMs);
+  await context.keys.close(placed.disks, input.requestId);
+}
+
+/** Makes and stores the key of each encrypted disk that has none. Undo destroys the keys and ends the disks' rows. */
+export function storeKeys(context: OperationContext, which: (disk: Disk) => boolean): Step<ServerInput> {
+  return {
+    name: 'store-keys',
+    async run({ serverId, requestId }) {
+      const { disks } = await loadPlaced(context, serverId);
+      for (const disk of disks.filter(which)) await context.keys.createKey(disk, requestId);
+    },
+    undo: (input) => destroyDisks(context, input, which),
+  };
+}
+
+/**
+ * Allocates, formats and fills each disk that is not yet formatted. *Repeat*: starts over with the disk a crash cut
+ * short, which no guest has seen.
+ */
+export function createDisks(context: OperationContext, which: (disk: Disk) => boolean): Step<ServerInput> {
+  return {
+    name: 'create-disks',
+    async run({ serverId, requestId }) {
+      const { server, disks, agent } = await loadPlaced(context, serverId);
+      for (const disk of disks.filter(which)) {
+        if (disk.state === 'formatted') continue;
+        await context.keys.lend([disk], 'create', requestId, (keys) =>
+          agent.createDisk(disk, contentOf(server, disk), keys.get(disk.id) ?? null),
+        );
+        await context.keys.close([disk], requestId);
+        await updateDisk(context.db, disk.id, { state: 'formatted' });
+      }
+    },
+    undo: (input) => destroyDisks(context, input, which),
+  };
+}
+
+/**
+ * Locks disks, overwrites their headers, removes them, destroys their keys: in this order, so that a crash in between
+ * leaves a disk without data and a key without a disk, never data that its key still opens. *Repeat*: fine.
+ */
+export async function destroyDisks(
+  context: OperationContext,
+  { serverId, requestId }: ServerInput,
+  which: (disk: Disk) => boolean,
+): Promise<void> {
+  const placed = await loadIfPlaced(context, serverId);
+  if (!placed) return;
+  for (const disk of placed.disks.filter(which)) {
+    await placed.agent.destroyDisk(disk);
+    await context.keys.close([disk], requestId);
+    await context.keys.destroyKey(disk, requestId);
+    await updateDisk(context.db, disk.id, { state: 'destroyed', secret_id: null });
+  }
+}
+
+/** Destroys a server's saved memory, if it has one. *Repeat*: fine. */
+export function destroySavedMemory(context: OperationContext): Step<ServerInput> {
+  return {
+    name: 'destroy-memory',
+    run: (input) => destroyDisks(context, input, (disk) => savedMemory([disk]) !== null),
+  };
+}

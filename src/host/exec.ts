@@ -1,6 +1,11 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, fork, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync, openSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { NightlatchError } from '#core/errors.ts';
+import type { HostPath } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
+import { keyPipe } from '#host/key-pipe.ts';
 
 /**
  * The only file that starts a program. Every program is named here with the Debian package that brings it; arguments
@@ -82,20 +87,65 @@ export function start(
   args: readonly string[],
   options: Pick<RunOptions, 'stdin' | 'fd3' | 'input' | 'cwd'>,
 ): ChildProcess {
-  const child = spawn(program, args, {
+  const keyFd = options.fd3 ? keyPipe(options.fd3) : null;
+  try {
+    const child = spawn(program, args, {
+      env: { PATH, LC_ALL: 'C' },
+      ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
+      stdio: [
+        options.stdin || options.input !== undefined ? 'pipe' : 'ignore',
+        'pipe',
+        'pipe',
+        ...(keyFd === null ? [] : [keyFd]),
+      ],
+    });
+    hand(child, 0, options.stdin);
+    if (options.input !== undefined) child.stdin?.on('error', () => {}).end(options.input);
+    return child;
+  } finally {
+    if (keyFd !== null) closeSync(keyFd);
+  }
+}
+
+/**
+ * Starts a program that outlives this process, in a session of its own, so that Ctrl-C in our terminal does not reach
+ * it. What it prints goes to the end of the file `log`. Returns its process id.
+ *
+ * @throws program-missing.
+ */
+export async function startDaemon(
+  program: Program,
+  args: readonly string[],
+  doing: string,
+  log: HostPath,
+): Promise<number> {
+  const fd = openSync(log, 'a', 0o600);
+  try {
+    const child = spawn(program, args, { env: { PATH, LC_ALL: 'C' }, detached: true, stdio: ['ignore', fd, fd] });
+    await once(child, 'spawn').catch((error: NodeJS.ErrnoException) => {
+      throw error.code === 'ENOENT' ? missing(program, doing) : error;
+    });
+    child.unref();
+    return child.pid as number;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** Starts a module of ours as a process with a message channel; what `giveKey` sends, it reads from descriptor 4. */
+export function forkWorker(module: URL, args: readonly string[]): ChildProcess {
+  return fork(fileURLToPath(module), args, {
     env: { PATH, LC_ALL: 'C' },
-    ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
-    stdio: [
-      options.stdin || options.input !== undefined ? 'pipe' : 'ignore',
-      'pipe',
-      'pipe',
-      ...(options.fd3 ? (['pipe'] as const) : []),
-    ],
+    execArgv: [],
+    serialization: 'advanced',
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc', 'pipe'],
   });
-  hand(child, 0, options.stdin);
-  if (options.input !== undefined) child.stdin?.on('error', () => {}).end(options.input);
-  hand(child, 3, options.fd3);
-  return child;
+}
+
+/** Lends a key to a process started by `forkWorker`. The caller may zero it right after. */
+export function giveKey(worker: ChildProcess, key: Secret): void {
+  const pipe = worker.stdio[4] as NodeJS.WritableStream | null | undefined;
+  key.use((bytes) => pipe?.write(bytes));
 }
 
 /** Lends a key to a pipe. The kernel copies it during the call, so that the caller may zero it right after. */

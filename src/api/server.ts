@@ -7,6 +7,7 @@ import fastify, {
   type FastifyReply,
   type FastifyRequest,
 } from 'fastify';
+import type { CatalogService } from '#api/catalog.ts';
 import { type Failure, failureOf } from '#api/failure.ts';
 import { answerUnknownPaths } from '#api/not-found.ts';
 import { publicUrlOf } from '#api/public-url.ts';
@@ -17,14 +18,9 @@ const IDLE_CONNECTION_MS = 120_000;
 
 /** One OpenStack service: a scope of its own with its own paths and its own shape of errors. */
 export type ApiService = {
-  readonly type: string;
-  readonly name: string;
-  /** Where its paths start, such as `/identity`. */
-  readonly prefix: string;
-  /** What the catalog adds to the prefix, such as `/v3`; empty when clients discover versions themselves. */
-  readonly catalogPath: string;
+  readonly catalog: CatalogService;
   readonly routes: FastifyPluginAsync;
-  /** Sends a failure in the service's own shape; the status is already set. */
+  /** Makes the body of a failure in the service's own shape; the status is already set. */
   readonly present: (failure: Failure, request: FastifyRequest, reply: FastifyReply) => unknown;
 };
 
@@ -57,13 +53,11 @@ export function buildApi(options: ApiOptions): FastifyInstance {
   addScope(app, options, presentAtRoot);
   app.get('/', (request) => ({ services: options.services.map((service) => listing(service, request, options)) }));
   for (const service of options.services) {
-    void app.register(
-      async (scope) => {
-        addScope(scope, options, service.present);
-        await scope.register(service.routes);
-      },
-      { prefix: service.prefix },
-    );
+    const scope: FastifyPluginAsync = async (inner) => {
+      addScope(inner, options, service.present);
+      await inner.register(service.routes);
+    };
+    void app.register(scope, { prefix: service.catalog.prefix });
   }
   return app;
 }
@@ -90,12 +84,8 @@ function acceptEmptyJson(app: FastifyInstance): void {
   });
 }
 
-function listing(service: ApiService, request: FastifyRequest, options: ApiOptions): object {
-  return {
-    type: service.type,
-    name: service.name,
-    url: `${publicUrlOf(request, options.publicUrl)}${service.prefix}${service.catalogPath}`,
-  };
+function listing({ catalog }: ApiService, request: FastifyRequest, options: ApiOptions): object {
+  return { type: catalog.type, name: catalog.name, url: `${publicUrlOf(request, options.publicUrl)}${catalog.path}` };
 }
 
 function presentAtRoot(failure: Failure, _request: FastifyRequest, _reply: FastifyReply): object {

@@ -1,0 +1,102 @@
+import { hostname } from 'node:os';
+import { z } from 'zod';
+import { storageFormats } from '#core/disk.ts';
+
+const defaults = z.strictObject({
+  state_path: z
+    .string()
+    .startsWith('/', 'must be an absolute path')
+    .default('/var/lib/nightlatch')
+    .describe('The data directory: database, keys, images, disks and run-time state. At most 60 characters long.'),
+  host: z
+    .string()
+    .min(1)
+    .default(hostname())
+    .describe('Name of this compute host. The machine’s host name when absent.'),
+  shutdown_timeout: z
+    .number()
+    .int()
+    .min(0)
+    .default(60)
+    .describe('Seconds a guest gets to shut down by itself before a stop ends it. 0: end it at once.'),
+  image_size_cap: z
+    .number()
+    .int()
+    .min(1)
+    .default(1024 ** 4)
+    .describe('Largest image a user may upload, in bytes.'),
+});
+
+const api = z.strictObject({
+  listen: z
+    .string()
+    .regex(/^(\[[0-9a-fA-F:]+\]|[^:[\]]+):\d{1,5}$/, 'must be ADDRESS:PORT')
+    .default('127.0.0.1:5000')
+    .describe('Where the APIs are served, ADDRESS:PORT. Port 0 takes a free one.'),
+  public_url: z
+    .string()
+    .regex(/^(https?:\/\/[^\s]+[^/\s])?$/, 'must be a URL without a slash at its end')
+    .default('')
+    .describe('The address that the catalog gives clients. Empty: made from `listen`.'),
+});
+
+const database = z.strictObject({
+  connection: z
+    .string()
+    .regex(/^(postgres(ql)?:\/\/.*)?$/, 'must start with postgresql://')
+    .default('')
+    .describe('PostgreSQL, as postgresql://user@host/name. Empty: a private PostgreSQL under the data directory.'),
+});
+
+const token = z.strictObject({
+  expiration: z.number().int().min(1).default(3600).describe('Seconds until a token expires.'),
+});
+
+const keyManager = z.strictObject({
+  backend: z.enum(['local']).default('local').describe('Where secrets are kept. `local`: wrapped, in the database.'),
+  root_key_file: z
+    .string()
+    .regex(/^(\/.*)?$/, 'must be an absolute path')
+    .default('')
+    .describe(
+      'The key that wraps every local secret: 32 bytes, mode 0600. Empty: `root.key` in the data directory, made at the ' +
+        'first start. The systemd credential `nightlatch-root-key` and the variable NIGHTLATCH_ROOT_KEY_FILE go before it.',
+    ),
+});
+
+const libvirt = z.strictObject({
+  connection_uri: z
+    .string()
+    .default('')
+    .describe('libvirt to use, such as qemu:///system. Empty: a private libvirt under the data directory.'),
+  virt_type: z
+    .enum(['auto', 'kvm', 'qemu'])
+    .default('auto')
+    .describe('`kvm` uses the processor, `qemu` emulates one. `auto`: kvm when a probe shows that it really runs.'),
+  images_type: z.enum(storageFormats).default('qcow2').describe('How new server disks are stored.'),
+});
+
+const encryption = z.strictObject({
+  default_format: z
+    .enum(['luks'])
+    .default('luks')
+    .describe('Format of an encrypted disk when neither flavor nor image names one.'),
+});
+
+const log = z.strictObject({
+  level: z.enum(['debug', 'info', 'warn', 'error']).default('info').describe('The least urgent lines to log.'),
+});
+
+/** The configuration file. Groups and options have OpenStack's names where OpenStack has them; unknown ones are refused. */
+export const configSchema = z.strictObject({
+  DEFAULT: defaults.prefault({}),
+  api: api.prefault({}),
+  database: database.prefault({}),
+  token: token.prefault({}),
+  key_manager: keyManager.prefault({}),
+  libvirt: libvirt.prefault({}),
+  ephemeral_storage_encryption: encryption.prefault({}),
+  log: log.prefault({}),
+});
+
+export type Config = z.output<typeof configSchema>;

@@ -1,0 +1,161 @@
+import { type Handle, native, takeHandles } from './binding.ts';
+import type { CallName, Calls } from './protocol.ts';
+
+/** A libvirt call that failed, with libvirt's error number (virErrorNumber). */
+export class LibvirtError extends Error {
+  readonly code: number;
+  constructor(code: number, message: string) {
+    super(message);
+    this.code = code;
+  }
+}
+
+/** virErrorNumber: there is no such domain, secret. */
+export const NO_DOMAIN = 42;
+export const NO_SECRET = 66;
+
+// Numbers of libvirt's public interface.
+const ACTIVE_DOMAINS = 1;
+const METADATA_ELEMENT = 2;
+const SHUTDOWN_BY_ACPI = 1;
+const RESTORE_PAUSED = 4;
+const USAGE_TYPE_VOLUME = 1;
+
+type Implementation = {
+  [Name in CallName]: (connection: Handle, key: Buffer, ...args: Calls[Name]['args']) => Calls[Name]['result'];
+};
+
+/** What each call does. Synchronous, because libvirt keeps the last error per thread: it is read in the same turn. */
+export const calls: Implementation = {
+  ping: (connection) => done(native.virConnectGetLibVersion(connection, [0])),
+
+  createDomain(connection, _key, xml) {
+    native.virDomainFree(found(native.virDomainCreateXML(connection, xml, 0)));
+    return null;
+  },
+  domainState: (connection, _key, uuid) => withDomain(connection, uuid, domainState),
+  listDomains(connection, _key, namespace) {
+    return listHandles(connection, native.virConnectListAllDomains, ACTIVE_DOMAINS, native.virDomainFree, (domain) => {
+      // Null also when it ended this moment, which is as good as not ours.
+      if (native.virDomainGetMetadata(domain, METADATA_ELEMENT, namespace, 0) === null) return [];
+      const state = domainState(domain);
+      return state === null ? [] : [{ uuid: domainUuid(domain), name: native.virDomainGetName(domain), state }];
+    });
+  },
+  shutdownDomain: (connection, _key, uuid) =>
+    did(connection, uuid, (domain) => native.virDomainShutdownFlags(domain, SHUTDOWN_BY_ACPI)),
+  destroyDomain: (connection, _key, uuid) => did(connection, uuid, (domain) => native.virDomainDestroyFlags(domain, 0)),
+  suspendDomain: (connection, _key, uuid) => did(connection, uuid, native.virDomainSuspend),
+  resumeDomain: (connection, _key, uuid) => did(connection, uuid, native.virDomainResume),
+  saveDomain: (connection, _key, uuid, file) =>
+    did(connection, uuid, (domain) => native.virDomainSaveFlags(domain, file, null, 0)),
+  savedXml: (connection, _key, file) => found(native.virDomainSaveImageGetXMLDesc(connection, file, 0)),
+  restoreDomain: (connection, _key, file, xml) =>
+    done(native.virDomainRestoreFlags(connection, file, xml, RESTORE_PAUSED)),
+
+  setSecret(connection, key, xml, usage) {
+    undefine(native.virSecretLookupByUsage(connection, USAGE_TYPE_VOLUME, usage));
+    const secret = found(native.virSecretDefineXML(connection, xml, 0));
+    try {
+      return done(native.virSecretSetValue(secret, key, key.length, 0));
+    } finally {
+      native.virSecretFree(secret);
+    }
+  },
+  undefineSecret(connection, _key, uuid) {
+    undefine(native.virSecretLookupByUUIDString(connection, uuid));
+    return null;
+  },
+  listSecrets: (connection, _key, prefix) => eachSecret(connection, prefix, () => {}),
+  forgetSecrets(connection, _key, prefix) {
+    eachSecret(connection, prefix, (secret) => done(native.virSecretUndefine(secret)));
+    return null;
+  },
+};
+
+function eachSecret(connection: Handle, prefix: string, visit: (secret: Handle) => void): string[] {
+  return listHandles(connection, native.virConnectListAllSecrets, 0, native.virSecretFree, (secret) => {
+    const usage = native.virSecretGetUsageID(secret);
+    if (!usage.startsWith(prefix)) return [];
+    visit(secret);
+    return [usage];
+  });
+}
+
+function listHandles<T>(
+  connection: Handle,
+  list: (connection: Handle, array: unknown[], flags: number) => number,
+  flags: number,
+  free: (handle: Handle) => number,
+  read: (handle: Handle) => T[],
+): T[] {
+  const array: unknown[] = [null];
+  const count = list(connection, array, flags);
+  if (count < 0) throw lastError();
+  const handles = takeHandles(array[0], count);
+  try {
+    return handles.flatMap(read);
+  } finally {
+    for (const handle of handles) free(handle);
+  }
+}
+
+/** Null: there is no such domain, or it ended during the call. */
+function withDomain<T>(connection: Handle, uuid: string, act: (domain: Handle) => T): T | null {
+  const domain = native.virDomainLookupByUUIDString(connection, uuid);
+  try {
+    return act(found(domain));
+  } catch (error) {
+    if (error instanceof LibvirtError && error.code === NO_DOMAIN) return null;
+    throw error;
+  } finally {
+    if (domain !== null) native.virDomainFree(domain);
+  }
+}
+
+function did(connection: Handle, uuid: string, act: (domain: Handle) => number): boolean {
+  return withDomain(connection, uuid, (domain) => done(act(domain)) === null) ?? false;
+}
+
+function domainState(domain: Handle): number | null {
+  const state = [0];
+  if (native.virDomainGetState(domain, state, [0], 0) === 0) return state[0] ?? null;
+  const error = lastError();
+  if (error.code === NO_DOMAIN) return null;
+  throw error;
+}
+
+/** The UUID of a domain, in libvirt's spelling, which is ours: lower case with hyphens. */
+export function domainUuid(domain: Handle): string {
+  const text = Buffer.alloc(37);
+  done(native.virDomainGetUUIDString(domain, text));
+  return text.toString('latin1', 0, 36);
+}
+
+function undefine(secret: Handle | null): void {
+  if (secret === null) {
+    const error = lastError();
+    if (error.code === NO_SECRET) return;
+    throw error;
+  }
+  try {
+    done(native.virSecretUndefine(secret));
+  } finally {
+    native.virSecretFree(secret);
+  }
+}
+
+function done(status: number): null {
+  if (status < 0) throw lastError();
+  return null;
+}
+
+function found<T>(value: T | null): T {
+  if (value === null) throw lastError();
+  return value;
+}
+
+/** The last error of this thread, as libvirt words it. */
+export function lastError(): LibvirtError {
+  return new LibvirtError(native.virGetLastErrorCode(), native.virGetLastErrorMessage());
+}

@@ -1,0 +1,226 @@
+import { NightlatchError } from '#core/errors.ts';
+import type { HostPath, ServerId } from '#core/ids.ts';
+import type {
+  DomainEnd,
+  DomainKey,
+  DomainSpec,
+  DomainState,
+  Hypervisor,
+  HypervisorEvent,
+} from '#host/hypervisor/hypervisor.ts';
+import { runPaths } from '#host/run-directory.ts';
+import { readConsoleLog, removeConsoleLog } from './console-log.ts';
+import { type DomainHost, domainXml, METADATA_NAMESPACE, secretXml } from './domain-xml.ts';
+import { EventFeed, type FeedEvent } from './event-feed.ts';
+import { checkSeenByLibvirt } from './mount-check.ts';
+import { OneAtATime } from './one-at-a-time.ts';
+import { LibvirtPool } from './pool.ts';
+import { updateSavedXml, uuidOf } from './saved-xml.ts';
+
+export type LibvirtOptions = {
+  /** `PrivateLibvirt` has one. */
+  readonly uri: string;
+  readonly libvirtdPidFile: HostPath;
+  /** Prepared by `prepareRunDirectory`. */
+  readonly runDirectory: HostPath;
+  /** `chooseVirtType` knows. */
+  readonly virtType: 'kvm' | 'qemu';
+};
+
+/** Secrets of ours are filed under this, so that those of others are left alone. */
+const USAGE_PREFIX = 'nightlatch:';
+/** libvirtd's first connection may wait until it has asked every emulator what it can do. */
+const CONNECT_TIMEOUT_MS = 60_000;
+/** Saving takes as long as the medium needs for the guest's memory. */
+const SAVE_TIMEOUT_MS = 3_600_000;
+
+// virDomainState: the numbers of the two that are not "running" to us.
+const PAUSED = 3;
+const SHUT_OFF = 5;
+// virDomainEventType, virDomainEventStoppedDetailType.
+const STOPPED = 5;
+const ENDS: readonly DomainEnd[] = ['guest-shutdown', 'destroyed', 'crashed', 'failed', 'saved', 'failed', 'failed'];
+
+/** Runs domains on libvirt, by its own client library in processes of its own. */
+export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
+  readonly #options: LibvirtOptions;
+  readonly #host: DomainHost;
+  readonly #pool: LibvirtPool;
+  readonly #feed: EventFeed;
+  readonly #listeners = new Set<(event: HypervisorEvent) => void>();
+  readonly #queue = new OneAtATime();
+
+  private constructor(options: LibvirtOptions) {
+    this.#options = options;
+    const { consoles } = runPaths(options.runDirectory);
+    this.#host = {
+      virtType: options.virtType,
+      consoleSocket: (serverId) => this.consoleSocket(serverId),
+      consoleLog: (serverId) => `${consoles}/${serverId}.log` as HostPath,
+    };
+    this.#pool = new LibvirtPool(options.uri);
+    this.#feed = new EventFeed(options.uri, (event) => this.#tell(event));
+  }
+
+  /** On return, libvirt answers and its events arrive. @throws hypervisor-unavailable. */
+  static async open(options: LibvirtOptions): Promise<LibvirtHypervisor> {
+    const hypervisor = new LibvirtHypervisor(options);
+    try {
+      await hypervisor.#feed.connected(CONNECT_TIMEOUT_MS);
+      await hypervisor.#pool.call('ping', [], { doing: 'Connecting to libvirt' });
+      return hypervisor;
+    } catch (error) {
+      await hypervisor[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** The processes that speak to libvirt now. */
+  get workerPids(): { readonly calls: readonly number[]; readonly events: number | undefined } {
+    return { calls: this.#pool.workerPids, events: this.#feed.workerPid };
+  }
+
+  start(domain: DomainSpec, keys: readonly DomainKey[]): Promise<void> {
+    const doing = `Starting server ${domain.serverId}`;
+    const xml = domainXml(domain, this.#host);
+    return this.#queue.run(domain.serverId, async () => {
+      if ((await this.state(domain.serverId)) !== 'absent') return;
+      await this.#withSecrets(doing, keys, () => this.#pool.call('createDomain', [xml], { doing }));
+    });
+  }
+
+  restore(domain: DomainSpec, file: HostPath, keys: readonly DomainKey[]): Promise<void> {
+    const doing = `Resuming server ${domain.serverId}`;
+    return this.#queue.run(domain.serverId, async () => {
+      if ((await this.state(domain.serverId)) !== 'absent') return;
+      const saved = await this.#pool.call('savedXml', [file], { doing });
+      if (uuidOf(saved) !== domain.serverId) {
+        throw new NightlatchError('hypervisor-failed', { doing, reason: `${file} holds the memory of another server` });
+      }
+      const xml = updateSavedXml(saved, domain, this.#host);
+      const timeoutMs = SAVE_TIMEOUT_MS;
+      await this.#withSecrets(doing, keys, () => this.#pool.call('restoreDomain', [file, xml], { doing, timeoutMs }));
+    });
+  }
+
+  async shutdown(serverId: ServerId, timeoutMs: number): Promise<boolean> {
+    const doing = `Shutting down server ${serverId}`;
+    // libvirt refuses to ask a guest that cannot listen.
+    if ((await this.state(serverId)) === 'paused') return false;
+    const ended = Promise.withResolvers<void>();
+    const stopListening = this.onEvent((event) => {
+      if (event.kind === 'reconnected' || event.serverId === serverId) ended.resolve();
+    });
+    const timer = setTimeout(() => ended.resolve(), timeoutMs);
+    try {
+      if (!(await this.#pool.call('shutdownDomain', [serverId], { doing }))) return true;
+      await ended.promise;
+      return (await this.state(serverId)) === 'absent';
+    } finally {
+      clearTimeout(timer);
+      stopListening();
+    }
+  }
+
+  async destroy(serverId: ServerId): Promise<void> {
+    await this.#queue.run(serverId, () =>
+      this.#pool.call('destroyDomain', [serverId], { doing: `Ending server ${serverId}` }),
+    );
+  }
+
+  save(serverId: ServerId, file: HostPath): Promise<void> {
+    const doing = `Suspending server ${serverId}`;
+    return this.#queue.run(serverId, async () => {
+      if (file.startsWith(`${runPaths(this.#options.runDirectory).unlocked}/`)) {
+        await checkSeenByLibvirt(serverId, file, this.#options.libvirtdPidFile);
+      }
+      const saved = await this.#pool.call('saveDomain', [serverId, file], { doing, timeoutMs: SAVE_TIMEOUT_MS });
+      if (!saved) throw new NightlatchError('hypervisor-failed', { doing, reason: 'it does not run' });
+    });
+  }
+
+  async pause(serverId: ServerId): Promise<void> {
+    const doing = `Pausing server ${serverId}`;
+    must(doing, await this.#pool.call('suspendDomain', [serverId], { doing }));
+  }
+
+  async unpause(serverId: ServerId): Promise<void> {
+    const doing = `Unpausing server ${serverId}`;
+    if ((await this.state(serverId)) === 'running') return;
+    must(doing, await this.#pool.call('resumeDomain', [serverId], { doing }));
+  }
+
+  async state(serverId: ServerId): Promise<DomainState> {
+    return toState(await this.#pool.call('domainState', [serverId], { doing: `Looking at server ${serverId}` }));
+  }
+
+  async domains(): Promise<{ readonly serverId: ServerId; readonly name: string; readonly state: DomainState }[]> {
+    const found = await this.#pool.call('listDomains', [METADATA_NAMESPACE], { doing: 'Listing domains' });
+    return found.map(({ uuid, name, state }) => ({ serverId: uuid as ServerId, name, state: toState(state) }));
+  }
+
+  async secrets(): Promise<string[]> {
+    const usages = await this.#pool.call('listSecrets', [USAGE_PREFIX], { doing: 'Listing libvirt secrets' });
+    return usages.map((usage) => usage.slice(USAGE_PREFIX.length));
+  }
+
+  async forgetSecrets(): Promise<void> {
+    await this.#pool.call('forgetSecrets', [USAGE_PREFIX], { doing: 'Removing libvirt secrets' });
+  }
+
+  consoleLog(serverId: ServerId, bytes: number): Promise<Buffer> {
+    return readConsoleLog(this.#host.consoleLog(serverId), bytes);
+  }
+
+  forgetConsole(serverId: ServerId): Promise<void> {
+    return removeConsoleLog(this.#host.consoleLog(serverId));
+  }
+
+  consoleSocket(serverId: ServerId): HostPath {
+    return `${runPaths(this.#options.runDirectory).tty}/${serverId}` as HostPath;
+  }
+
+  onEvent(listener: (event: HypervisorEvent) => void): () => void {
+    const own = (event: HypervisorEvent) => listener(event);
+    this.#listeners.add(own);
+    return () => this.#listeners.delete(own);
+  }
+
+  /** Ends our processes; guests run on. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([this.#pool[Symbol.asyncDispose](), this.#feed[Symbol.asyncDispose]()]);
+  }
+
+  /** Defines the secrets for the time of `act`; none is left, whatever happens. The first failure is the one told. */
+  async #withSecrets(doing: string, keys: readonly DomainKey[], act: () => Promise<unknown>): Promise<void> {
+    const failures: unknown[] = [];
+    const attempt = async (step: () => Promise<unknown>) => step().catch((error: unknown) => failures.push(error));
+    await attempt(async () => {
+      for (const { secretUuid, usage, key } of keys) {
+        const name = USAGE_PREFIX + usage;
+        await this.#pool.call('setSecret', [secretXml(secretUuid, name), name], { doing, key });
+      }
+      await act();
+    });
+    for (const { secretUuid } of keys) {
+      await attempt(() => this.#pool.call('undefineSecret', [secretUuid], { doing }));
+    }
+    if (failures.length > 0) throw failures[0];
+  }
+
+  #tell(event: FeedEvent): void {
+    if (event.kind === 'reconnected') for (const listener of this.#listeners) listener(event);
+    if (event.kind !== 'lifecycle' || event.event !== STOPPED) return;
+    const why = ENDS[event.detail] ?? 'failed';
+    for (const listener of this.#listeners) listener({ kind: 'ended', serverId: event.uuid as ServerId, why });
+  }
+}
+
+function toState(libvirtState: number | null): DomainState {
+  if (libvirtState === null || libvirtState === SHUT_OFF) return 'absent';
+  return libvirtState === PAUSED ? 'paused' : 'running';
+}
+
+function must(doing: string, exists: boolean): void {
+  if (!exists) throw new NightlatchError('hypervisor-failed', { doing, reason: 'it does not run' });
+}

@@ -1,0 +1,15 @@
+#!/bin/sh
+# private-namespace.sh STATE CACHE PROGRAM ARGS...
+# Runs in a new mount namespace, as a slave of the old one. Covers every folder libvirt uses with folders of ours, and the
+# message bus, so that the program neither sees nor touches a libvirt (or a systemd-machined) that is on the machine.
+set -eu
+state=$1 cache=$2
+shift 2
+cover() { [ -d "$2" ] || mkdir -p "$2"; mount --bind "$1" "$2"; }
+cover "$state/etc" /etc/libvirt
+cover "$state/run" /run/libvirt
+cover "$state/lib" /var/lib/libvirt
+cover "$cache" /var/cache/libvirt
+cover "$state/log" /var/log/libvirt
+[ ! -d /run/dbus ] || mount --bind "$state/empty" /run/dbus
+exec "$@"

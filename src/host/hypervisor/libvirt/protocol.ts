@@ -1,0 +1,61 @@
+/** A domain as libvirt sees it; `state` is libvirt's number (virDomainState). */
+export type FoundDomain = { readonly uuid: string; readonly name: string; readonly state: number };
+
+/**
+ * What a call worker can be asked, each a short series of libvirt calls: arguments and result. A key is never among
+ * the arguments; it comes by descriptor 4.
+ */
+export type Calls = {
+  /** Does the connection work? */
+  ping: { args: []; result: null };
+  createDomain: { args: [xml: string]; result: null };
+  /** Null: there is none. */
+  domainState: { args: [uuid: string]; result: number | null };
+  /** Active domains that carry our metadata. */
+  listDomains: { args: [metadataNamespace: string]; result: FoundDomain[] };
+  /** These return false when there is no such domain. */
+  shutdownDomain: { args: [uuid: string]; result: boolean };
+  destroyDomain: { args: [uuid: string]; result: boolean };
+  suspendDomain: { args: [uuid: string]; result: boolean };
+  resumeDomain: { args: [uuid: string]; result: boolean };
+  saveDomain: { args: [uuid: string, file: string]; result: boolean };
+  savedXml: { args: [file: string]; result: string };
+  restoreDomain: { args: [file: string, xml: string]; result: null };
+  /** Defines a secret by its XML and gives it the key's bytes; one that has the same usage is replaced. */
+  setSecret: { args: [xml: string, usage: string]; result: null };
+  undefineSecret: { args: [uuid: string]; result: null };
+  /** Usages that start with `prefix`. */
+  listSecrets: { args: [prefix: string]; result: string[] };
+  /** Undefines all whose usage starts with `prefix`. */
+  forgetSecrets: { args: [prefix: string]; result: null };
+};
+
+export type CallName = keyof Calls;
+
+export type Request = {
+  readonly id: number;
+  readonly name: CallName;
+  readonly args: readonly string[];
+  /** So many bytes of a key wait on descriptor 4. */
+  readonly keyBytes: number;
+};
+
+/** `begun` is sent before the first libvirt call, so that a worker that died before it has changed nothing. */
+export type Reply =
+  | { readonly kind: 'begun'; readonly id: number }
+  | { readonly kind: 'done'; readonly id: number; readonly result: unknown }
+  /** `lost`: the connection to libvirt broke, so that nobody knows how far the call came. */
+  | {
+      readonly kind: 'failed';
+      readonly id: number;
+      readonly code: number;
+      readonly lost: boolean;
+      readonly message: string;
+    };
+
+/** What the event worker tells. */
+export type Notice =
+  | { readonly kind: 'connected' }
+  /** The last it tells. */
+  | { readonly kind: 'unreachable'; readonly reason: string }
+  | { readonly kind: 'lifecycle'; readonly uuid: string; readonly event: number; readonly detail: number };

@@ -1,0 +1,78 @@
+import { XMLBuilder, XMLParser } from 'fast-xml-parser';
+import type { DomainSpec } from '#host/hypervisor/hypervisor.ts';
+import type { DomainHost } from './domain-xml.ts';
+
+/** What fast-xml-parser makes of a document when it must keep order and all it does not know. */
+type Node = { readonly [name: string]: Node[] | string | Attributes | undefined; ':@'?: Attributes };
+type Attributes = Record<string, string>;
+
+const SHAPE = {
+  preserveOrder: true,
+  ignoreAttributes: false,
+  attributeNamePrefix: '',
+  parseTagValue: false,
+  trimValues: false,
+} as const;
+
+/** The UUID in a domain's XML, or null when there is none. */
+export function uuidOf(xml: string): string | null {
+  const [uuid] = children(domainOf(parse(xml)), 'uuid');
+  const [content] = uuid ? childNodes(uuid, 'uuid') : [];
+  const value = content?.['#text'];
+  return typeof value === 'string' ? value.trim() : null;
+}
+
+/**
+ * The XML saved with a guest's memory, with the paths and secrets that hold now. All else stays: to the guest, every
+ * device must be what and where it was when its memory was saved, whatever a newer QEMU would choose.
+ */
+export function updateSavedXml(xml: string, spec: DomainSpec, host: DomainHost): string {
+  const document = parse(xml);
+  const devices = children(domainOf(document), 'devices').flatMap((node) => childNodes(node, 'devices'));
+  for (const node of devices) {
+    if (node.disk) updateDisk(childNodes(node, 'disk'), spec);
+    if (node.serial) updateSerial(childNodes(node, 'serial'), spec, host);
+  }
+  return new XMLBuilder({ ...SHAPE, suppressEmptyNode: true }).build(document) as string;
+}
+
+function updateDisk(parts: readonly Node[], spec: DomainSpec): void {
+  const target = attributesOf(parts, 'target').dev;
+  const disk = spec.disks.find((candidate) => candidate.target === target);
+  if (disk === undefined) return;
+  attributesOf(parts, 'source').file = disk.attachment.path;
+  if (disk.encryption === null) return;
+  const inSource = parts.flatMap((part) => (part.source ? childNodes(part, 'source') : []));
+  const encryption = [...inSource, ...parts].flatMap((part) => (part.encryption ? childNodes(part, 'encryption') : []));
+  attributesOf(encryption, 'secret').uuid = disk.encryption.secretUuid;
+}
+
+function updateSerial(parts: readonly Node[], spec: DomainSpec, host: DomainHost): void {
+  attributesOf(parts, 'source').path = host.consoleSocket(spec.serverId);
+  attributesOf(parts, 'log').file = host.consoleLog(spec.serverId);
+}
+
+function parse(xml: string): Node[] {
+  return new XMLParser({ ...SHAPE, htmlEntities: true }).parse(xml) as Node[];
+}
+
+function domainOf(document: readonly Node[]): Node[] {
+  return document.flatMap((node) => (node.domain ? childNodes(node, 'domain') : []));
+}
+
+function children(nodes: readonly Node[], name: string): Node[] {
+  return nodes.filter((node) => node[name] !== undefined);
+}
+
+function childNodes(node: Node, name: string): Node[] {
+  const content = node[name];
+  return Array.isArray(content) ? content : [];
+}
+
+/** The attributes of the first child of that name, to be changed in place. */
+function attributesOf(nodes: readonly Node[], name: string): Attributes {
+  const [node] = children(nodes, name);
+  if (node === undefined) return {};
+  node[':@'] ??= {};
+  return node[':@'];
+}

@@ -1,0 +1,64 @@
+import { writeFile } from 'node:fs/promises';
+import type { HostPath } from '#core/ids.ts';
+import type { Secret } from '#core/secret.ts';
+import { run } from '#host/exec.ts';
+
+/**
+ * A guest of 512 bytes, up in a fraction of a second. On the first serial port it prints `READY` and a line feed, and
+ * then obeys one letter at a time: `n` prints the next letter of the alphabet, counted in its memory; `p` powers off;
+ * `r` resets. It powers off when the power button is pressed (ACPI).
+ *
+ * x86 real mode; ports 600h, 602h, 604h are the q35's ACPI power management registers as SeaBIOS sets them up.
+ */
+const code = `
+  fa 31c0 8ed8 8ed0 bc007c      cli; ds = ss = 0; sp = 7c00h
+  ba0206 b80001 ef              out 602h, 100h: let the power button be seen
+  be727c                        si = message
+  ac 84c0 7405 e84500 ebf6      say: put every letter until zero
+  c606007e61 fb                 [7e00h] = 'a'; interrupts on
+  f4                            wait: sleep until the timer's next tick
+  ba0006 ed f6c401 752a         power button pressed: go to off
+  bafd03 ec a801 74ee           nothing received: go to wait
+  baf803 ec                     the letter received
+  3c70 741a 3c72 7410 3c6e 75de  p: off; r: reset; not n: wait
+  a0007e fe06007e e81100 ebd2   put [7e00h], add one, wait
+  b0fe e664 ebcc                reset: by the keyboard controller
+  ba0406 b80020 ef ebc3         off: out 604h, 2000h
+  88c4 bafd03 ec a820 74fb      put: until the transmitter is ready
+  88e0 baf803 ee c3             send, return
+`;
+
+/** The boot sector, 512 bytes. */
+export function bootSector(): Buffer {
+  const hex = code.replace(/^ *((?:[0-9a-f]+ )*[0-9a-f]+)(?: {2,}.*)?$/gm, '$1').replace(/\s/g, '');
+  if (!/^[0-9a-f]+$/.test(hex)) throw new Error(`a line of the boot sector is not in order: ${hex}`);
+  const sector = Buffer.alloc(512);
+  Buffer.concat([Buffer.from(hex, 'hex'), Buffer.from('READY\n\0', 'latin1')]).copy(sector);
+  sector.writeUInt16LE(0xaa55, 510);
+  return sector;
+}
+
+/** LUKS1 payload offset of QEMU's own layout, in 512-byte sectors. */
+const PAYLOAD_SECTORS = 4040;
+const SIZE_BYTES = 1024 * 1024;
+
+/** Makes a raw disk of 1 MiB that boots into `bootSector`, encrypted with `key` (LUKS1) or in clear. */
+export async function makeBootDisk(path: HostPath, key: Secret | null): Promise<void> {
+  const doing = `Making the boot disk ${path}`;
+  const plain = Buffer.alloc(SIZE_BYTES);
+  bootSector().copy(plain);
+  if (key === null) return writeFile(path, plain);
+  await writeFile(path, Buffer.alloc(PAYLOAD_SECTORS * 512 + SIZE_BYTES));
+  const format = ['luksFormat', '-q', '--type', 'luks1', '--offset', String(PAYLOAD_SECTORS)];
+  await run('cryptsetup', [...format, '--pbkdf-force-iterations', '1000', '--key-file', '-', path], {
+    doing,
+    stdin: key,
+  });
+  await writeFile(`${path}.plain`, plain);
+  const image = `driver=luks,key-secret=s0,file.filename=${path}`;
+  const write = ['-c', `write -s ${path}.plain 0 ${SIZE_BYTES}`];
+  await run('qemu-io', ['--object', 'secret,id=s0,file=/dev/fd/3', '--image-opts', image, ...write], {
+    doing,
+    fd3: key,
+  });
+}

@@ -1,0 +1,101 @@
+import { randomBytes } from 'node:crypto';
+import { open } from 'node:fs/promises';
+import type { DiskSpec } from '#core/disk.ts';
+import { NightlatchError } from '#core/errors.ts';
+import type { HostPath } from '#core/ids.ts';
+import { LUKS1_HEADER_BYTES } from '#core/sizes.ts';
+import type { Encryptor, HeaderFacts, Medium } from '#host/encryption/encryptor.ts';
+import { makeLuks1Header } from '#host/encryption/luks/format.ts';
+import { LUKS1_PHDR_BYTES, parseLuks1Header } from '#host/encryption/luks/header.ts';
+import { hasCode, readUpTo, tellingDiskFull, writeAll } from '#host/files.ts';
+import type { BlockNode, FuseExports } from '#host/fuse-exports.ts';
+
+const OVERWRITE_CHUNK = 4096;
+
+/** LUKSv1 by QEMU's own layer: no block device, no kernel module; raw and qcow2 alike. */
+export function luksEncryptor({
+  runDirectory,
+  exports,
+}: {
+  readonly runDirectory: HostPath;
+  readonly exports: FuseExports;
+}): Encryptor {
+  return {
+    async format(disk, medium, key) {
+      const doing = `Formatting disk ${disk.id}`;
+      if (disk.encryption !== 'luks')
+        throw new Error(`the LUKS encryptor was given a disk of format ${disk.encryption}`);
+      if (medium.header.length !== LUKS1_HEADER_BYTES) throw headerMissing(disk, medium);
+      const header = await makeLuks1Header(key, runDirectory, doing);
+      await tellingDiskFull(doing, medium.header.path, () => writeHeader(medium, header));
+    },
+
+    async unlock(disk, medium, key) {
+      await inspect(disk, medium);
+      try {
+        return await exports.export(disk.id, luksNode(medium), key, `Unlocking disk ${disk.id}`);
+      } catch (error) {
+        const isWrongKey = error instanceof NightlatchError && /Invalid password/.test(String(error.details.stderr));
+        throw isWrongKey ? new NightlatchError('disk-wrong-key', { disk: disk.id }, { cause: error }) : error;
+      }
+    },
+
+    lock: (disk) => exports.withdraw(disk.id),
+    unlocked: () => exports.exported(),
+    inspect,
+
+    async destroy(disk, medium) {
+      await tellingDiskFull(`Destroying disk ${disk.id}`, medium.header.path, () => overwriteHeader(medium));
+    },
+  };
+}
+
+async function inspect(disk: DiskSpec, medium: Medium): Promise<HeaderFacts> {
+  const facts = parseLuks1Header(await readHeaderStart(medium));
+  if (facts === null) throw headerMissing(disk, medium);
+  return facts;
+}
+
+async function readHeaderStart({ header }: Medium): Promise<Buffer> {
+  try {
+    await using file = await open(header.path, 'r');
+    return await readUpTo(file, LUKS1_PHDR_BYTES, header.offset);
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return Buffer.alloc(0);
+    throw error;
+  }
+}
+
+async function writeHeader({ header }: Medium, bytes: Buffer): Promise<void> {
+  await using file = await open(header.path, 'r+');
+  await writeAll(file, bytes, header.offset);
+  await file.sync();
+}
+
+/**
+ * Overwrites every part of the region that holds anything. A part of zeros holds no key material, and leaving it alone
+ * lets a disk that could not be formatted for want of room be destroyed while there is still none.
+ */
+async function overwriteHeader({ header }: Medium): Promise<void> {
+  try {
+    await using file = await open(header.path, 'r+');
+    const present = await readUpTo(file, header.length, header.offset);
+    for (let at = 0; at < present.length; at += OVERWRITE_CHUNK) {
+      const chunk = present.subarray(at, at + OVERWRITE_CHUNK);
+      if (chunk.some((byte) => byte !== 0)) await writeAll(file, randomBytes(chunk.length), header.offset + at);
+    }
+    await file.sync();
+  } catch (error) {
+    if (!hasCode(error, 'ENOENT')) throw error;
+  }
+}
+
+function luksNode({ attachment }: Medium): BlockNode {
+  const file = { driver: 'file', filename: attachment.path };
+  if (attachment.format === 'raw') return { driver: 'luks', 'key-secret': 'key', file };
+  return { driver: 'qcow2', encrypt: { format: 'luks', 'key-secret': 'key' }, file };
+}
+
+function headerMissing(disk: DiskSpec, { header }: Medium): NightlatchError {
+  return new NightlatchError('disk-header-missing', { disk: disk.id, format: 'LUKS', path: header.path });
+}

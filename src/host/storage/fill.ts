@@ -1,0 +1,103 @@
+import { open, stat } from 'node:fs/promises';
+import type { DiskContent, DiskSpec } from '#core/disk.ts';
+import { NightlatchError } from '#core/errors.ts';
+import type { HostPath } from '#core/ids.ts';
+import { run } from '#host/exec.ts';
+import { tellingDiskFull, writeAll } from '#host/files.ts';
+import { buildConfigDrive } from '#host/storage/config-drive.ts';
+
+/** Label of a swap disk's swap area. */
+const SWAP_LABEL = 'swap';
+const IMAGE_TIMEOUT_MS = 60 * 60_000;
+const TIMEOUT_MS = 10 * 60_000;
+
+/** What filling a disk needs to know of the host. */
+export type FillSource = {
+  /** The raw image in the cache; needed for the content `image` only. */
+  readonly imageFile: HostPath | null;
+  /** The image already shows through the disk, as its backing file; nothing is copied. */
+  readonly isBacking: boolean;
+  /** Memory-backed storage for what must not touch a disk in clear. */
+  readonly runDirectory: HostPath;
+};
+
+/**
+ * Writes what a fresh disk holds before the guest first sees it, through the file `plaintext` that shows what the disk
+ * holds (see `Encryptor.unlock`, `exposePlainDisk`); it is on the medium when the call returns.
+ *
+ * Blocks of an encrypted raw disk that were never written read as noise, not as zeros, so all that must be zero is
+ * written. Nothing may discard: QEMU's FUSE export answers "punch a hole" with success and leaves the noise.
+ * *Repeat*: the caller formats the disk again first. *Throws* image-invalid when it does not fit; disk-full,
+ * program-missing, program-failed.
+ */
+export async function fillDisk(
+  disk: DiskSpec,
+  content: DiskContent,
+  plaintext: HostPath,
+  source: FillSource,
+): Promise<void> {
+  const doing = `Filling disk ${disk.id}`;
+  switch (content.kind) {
+    case 'blank':
+      return;
+    case 'image':
+      await checkFits(disk, content.imageId, source.imageFile);
+      if (!source.isBacking) await copyImage(disk, source.imageFile, plaintext, doing);
+      break;
+    case 'filesystem':
+      await makeFilesystem(content.label, plaintext, doing);
+      break;
+    case 'swap':
+      await run('mkswap', ['--quiet', '--label', SWAP_LABEL, plaintext], { doing, timeoutMs: TIMEOUT_MS });
+      break;
+    case 'config-drive':
+      await writeConfigDrive(disk, await buildConfigDrive(content.files, source.runDirectory, doing), plaintext, doing);
+      break;
+  }
+  await tellingDiskFull(doing, plaintext, () => flush(plaintext));
+}
+
+async function checkFits(disk: DiskSpec, image: string, imageFile: HostPath | null): Promise<void> {
+  if (imageFile === null) throw new Error('an image fill needs the image');
+  const { size } = await stat(imageFile);
+  if (size <= disk.sizeBytes) return;
+  const reason = `it has ${size} bytes and disk ${disk.id} only ${disk.sizeBytes}; use a flavor with a larger disk`;
+  throw new NightlatchError('image-invalid', { image, reason });
+}
+
+/** `-S 0` writes zeros as data instead of discarding; a file just created is zero already and stays sparse. */
+async function copyImage(disk: DiskSpec, image: HostPath | null, plaintext: HostPath, doing: string): Promise<void> {
+  const zeros = disk.encryption === null ? ['--target-is-zero'] : ['-S', '0'];
+  const formats = ['-f', 'raw', '-O', 'raw'];
+  await run('qemu-img', ['convert', '-n', ...zeros, ...formats, image ?? '', plaintext], {
+    doing,
+    timeoutMs: IMAGE_TIMEOUT_MS,
+  });
+}
+
+/**
+ * Takes the same time at any size: inode tables are left for the guest's kernel, which zeroes them before it uses them,
+ * and the journal needs no zeros, since the noise in it cannot look like a journal of this file system.
+ */
+async function makeFilesystem(label: string, plaintext: HostPath, doing: string): Promise<void> {
+  const options = 'nodiscard,lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0';
+  await run('mkfs.ext4', ['-q', '-F', '-L', label, '-E', options, plaintext], { doing, timeoutMs: TIMEOUT_MS });
+}
+
+/** Zeros follow the image up to the disk's end. */
+async function writeConfigDrive(disk: DiskSpec, image: Buffer, plaintext: HostPath, doing: string): Promise<void> {
+  if (image.length > disk.sizeBytes) {
+    throw new NightlatchError('too-large', {
+      reason: `${doing} failed: its files need ${image.length} bytes and a config drive has ${disk.sizeBytes}. Use less metadata or user data.`,
+    });
+  }
+  await tellingDiskFull(doing, plaintext, async () => {
+    await using file = await open(plaintext, 'r+');
+    await writeAll(file, Buffer.concat([image], disk.sizeBytes), 0);
+  });
+}
+
+async function flush(path: HostPath): Promise<void> {
+  await using file = await open(path, 'r+');
+  await file.sync();
+}

@@ -57,6 +57,7 @@ export async function layOutRoot(unpacked: Unpacked, into: string): Promise<void
   await copyGuestFile('inittab', join(into, 'etc/inittab'));
   await copyGuestFile('boot.sh', join(into, 'etc/init.d/boot'));
   await copyGuestFile('end.sh', join(into, 'etc/init.d/end'));
+  await copyGuestFile('power-off.sh', join(into, 'sbin/poweroff'));
   await copyGuestFile('power-button.sh', join(into, 'etc/acpi/PWRF/00000080'));
   await writeFile(join(into, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\n');
   await writeFile(join(into, 'etc/group'), 'root:x:0:\n');

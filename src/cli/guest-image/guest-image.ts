@@ -1,8 +1,8 @@
-import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, mkdtemp, readdir, realpath, rename, rm, stat, symlink } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { writeDisk } from './disk-layout.ts';
 import { gatherBootFiles, hashSources, layOutRoot } from './guest-files.ts';
-import { findPackages, type GuestPackages, unpackPackage } from './packages.ts';
+import { findPackages, fingerprintLists, type GuestPackages, unpackPackage } from './packages.ts';
 
 export type GuestImageOptions = {
   /** Where finished images are kept; made when missing. */
@@ -14,6 +14,7 @@ export type GuestImageOptions = {
 export type GuestImage = { readonly path: string; readonly sizeBytes: number };
 
 const UNFINISHED = '.building-';
+const CURRENT = '.current-';
 
 /**
  * A real bootable disk image, raw, for x86 machines with a BIOS: partition table, boot loader, Debian's cloud kernel and
@@ -27,10 +28,29 @@ const UNFINISHED = '.building-';
  */
 export async function buildGuestImage(options: GuestImageOptions): Promise<GuestImage> {
   await mkdir(options.cacheDirectory, { recursive: true });
-  const packages = await findPackages();
-  const path = join(options.cacheDirectory, await imageName(packages));
-  if (!(await exists(path))) await build(path, packages, options);
+  const sources = await hashSources();
+  const shortcut = join(options.cacheDirectory, `${CURRENT}${await fingerprintLists()}-${sources}`);
+  const known = await realpath(shortcut).catch(() => null);
+  const path = known ?? (await buildFromPackages(options, sources));
+  if (known === null) await point(shortcut, path);
   return { path, sizeBytes: (await stat(path)).size };
+}
+
+async function buildFromPackages(options: GuestImageOptions, sources: string): Promise<string> {
+  const packages = await findPackages();
+  const path = join(options.cacheDirectory, imageName(packages, sources));
+  if (!(await exists(path))) await build(path, packages, options);
+  return path;
+}
+
+/** Asking apt takes half a second; a link named after the state of apt's lists says which image its answer led to. */
+async function point(shortcut: string, path: string): Promise<void> {
+  const folder = dirname(path);
+  for (const name of await readdir(folder)) if (name.startsWith(CURRENT)) await rm(join(folder, name), { force: true });
+  await symlink(basename(path), shortcut).catch((error: NodeJS.ErrnoException) => {
+    // Another build at the same time has made it.
+    if (error.code !== 'EEXIST') throw error;
+  });
 }
 
 async function build(path: string, packages: GuestPackages, options: GuestImageOptions): Promise<void> {
@@ -53,9 +73,9 @@ async function build(path: string, packages: GuestPackages, options: GuestImageO
   await rename(disk, path);
 }
 
-async function imageName(packages: GuestPackages): Promise<string> {
+function imageName(packages: GuestPackages, sources: string): string {
   const versions = `${packages.kernel.name}-${packages.kernel.version}-busybox-${packages.busybox.version}`;
-  return `guest-${versions.replaceAll(/[^\w.+~-]/g, '_')}-${await hashSources()}.raw`;
+  return `guest-${versions.replaceAll(/[^\w.+~-]/g, '_')}-${sources}.raw`;
 }
 
 /** Removes what builds left behind whose process is gone. */

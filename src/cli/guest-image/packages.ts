@@ -1,10 +1,12 @@
-import { mkdir, readdir } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { mkdir, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { NightlatchError } from '#core/errors.ts';
 import { run } from '#host/exec.ts';
 
 const DOING = 'Building the guest image';
 const KERNEL = 'linux-image-cloud-amd64';
+const LISTS = '/var/lib/apt/lists';
 const BUSYBOX = 'busybox-static';
 
 /** A Debian package at the version apt would install. */
@@ -32,6 +34,17 @@ export async function findPackages(): Promise<GuestPackages> {
     kernel: { name, version: field(kernel, 'Version') },
     busybox: { name: BUSYBOX, version: field(findRecord(records, BUSYBOX), 'Version') },
   };
+}
+
+/** Changes when apt's package lists change, and so when `findPackages` may answer otherwise. */
+export async function fingerprintLists(): Promise<string> {
+  const hash = createHash('sha256');
+  const names = await readdir(LISTS).catch(() => []);
+  for (const name of names.toSorted()) {
+    const { size, mtimeMs } = await stat(join(LISTS, name));
+    hash.update(`${name} ${size} ${mtimeMs}\n`);
+  }
+  return hash.digest('hex').slice(0, 16);
 }
 
 /** Downloads a package and unpacks it into the new folder `into`. Nothing is installed on this machine. */

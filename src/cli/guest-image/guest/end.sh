@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# Runs when the machine powers off or reboots, after every other process was asked to end.
+# Leaves the file systems clean before the machine powers off or reboots.
 umount -a -r 2>/dev/null
 mount -o remount,ro / 2>/dev/null
 sync

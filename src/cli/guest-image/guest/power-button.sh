@@ -1,2 +1,2 @@
 #!/bin/busybox sh
-exec poweroff
+exec /sbin/poweroff

@@ -1,6 +1,7 @@
 import { type ChildProcess, fork, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, constants, openSync } from 'node:fs';
+import { access } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
@@ -36,6 +37,7 @@ const programs = {
   useradd: 'passwd',
   setpriv: 'util-linux',
   libvirtd: 'libvirt-daemon',
+  tini: 'tini',
   virtlogd: 'libvirt-daemon',
 } as const;
 
@@ -44,6 +46,14 @@ export type Program = keyof typeof programs;
 /** The Debian package that brings a program. */
 export function packageOf(program: Program): string {
   return programs[program];
+}
+
+/** Whether a program is installed where `run` would find it. */
+export async function hasProgram(program: Program): Promise<boolean> {
+  const found = await Promise.allSettled(
+    PATH.split(':').map((folder) => access(`${folder}/${program}`, constants.X_OK)),
+  );
+  return found.some(({ status }) => status === 'fulfilled');
 }
 
 export type RunOptions = {

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
-import { startDaemon } from '#host/exec.ts';
+import { run, startDaemon } from '#host/exec.ts';
 import { checkRoot, prepareRunDirectory, runPaths } from '#host/run-directory.ts';
 import { daemonConfig } from './daemon-config.ts';
 
@@ -96,21 +96,27 @@ export class PrivateLibvirt implements AsyncDisposable {
 
   async #startDaemon(name: DaemonName): Promise<void> {
     await this.#writeFolders();
-    const own = [name, '-f', this.#configFile(name), '-p', this.#pidFile(name)];
-    const namespace = ['--mount', '--propagation', 'slave', '--', '/bin/sh', NAMESPACE_SCRIPT, this.#state];
+    const doing = `Starting ${name}`;
+    await run(name, ['--version'], { doing });
     const log = `${this.#state}/${name}.log` as HostPath;
-    const pid = await startDaemon(
-      'unshare',
-      [...namespace, this.#options.cacheDirectory, ...own],
-      `Starting ${name}`,
-      log,
-    );
+    const pid = await startDaemon('tini', this.#commandLine(name), doing, log);
     const deadline = Date.now() + START_TIMEOUT_MS;
     while (!((await this.#pid(name)) !== null && (await answers(this.#socket(name))))) {
       const gone = !isAlive(pid);
       if (gone || Date.now() > deadline) throw await failedToStart(name, log, gone);
       await sleep(POLL_MS);
     }
+  }
+
+  /**
+   * tini as subreaper: a QEMU that ended stays a zombie until the process it was handed to collects it, and libvirt waits
+   * for that. Where process 1 is no real init (containers, some virtual machines) it takes seconds, or for ever.
+   */
+  #commandLine(name: DaemonName): string[] {
+    const reaper = ['-s', '--'];
+    const namespace = ['unshare', '--mount', '--propagation', 'slave', '--', '/bin/sh', NAMESPACE_SCRIPT];
+    const daemon = [name, '-f', this.#configFile(name), '-p', this.#pidFile(name)];
+    return [...reaper, ...namespace, this.#state, this.#options.cacheDirectory, ...daemon];
   }
 
   async #writeFolders(): Promise<void> {

@@ -34,15 +34,6 @@ export async function updateServer(db: Queryable, id: ServerId, change: ServerCh
     .execute();
 }
 
-/** Records why the server's last operation failed; null forgets it. */
-export async function setFault(db: Queryable, id: ServerId, fault: ServerFault | null): Promise<void> {
-  await db
-    .updateTable('servers')
-    .set({ fault: fault === null ? null : (JSON.stringify(fault) as never), updated_at: new Date() })
-    .where('id', '=', id)
-    .execute();
-}
-
 /**
  * Claims a server for an action: sets its task state and pending operation, if the action is allowed in the state the
  * server is in at that instant. Of two callers at once exactly one succeeds.

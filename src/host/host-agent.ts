@@ -101,5 +101,4 @@ export interface HostAgent {
   lockStrays(): Promise<void>;
 
   onEvent(listener: (event: HostEvent) => void): () => void;
-  close(): Promise<void>;
 }

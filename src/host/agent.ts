@@ -1,0 +1,251 @@
+import { readdir, statfs } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { cpus, totalmem } from 'node:os';
+import type { Duplex, Readable } from 'node:stream';
+import { crashPoint } from '#core/crash-point.ts';
+import type { DiskContent, DiskSpec } from '#core/disk.ts';
+import { type EncryptionFormat, formatTrait } from '#core/encryption-intent.ts';
+import { NightlatchError } from '#core/errors.ts';
+import { type HostName, type HostPath, type ImageId, isUuid, type ServerId } from '#core/ids.ts';
+import type { Secret } from '#core/secret.ts';
+import { GIB, MIB } from '#core/sizes.ts';
+import { domainDisks, domainKeys } from '#host/domain-disks.ts';
+import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
+import { hasProgram, type Program } from '#host/exec.ts';
+import { ignoring, removeFolderIfEmpty } from '#host/files.ts';
+import type { FuseExports } from '#host/fuse-exports.ts';
+import type { DiskKeys, HostAgent, HostEvent, HostFacts, HostInventory, ServerSpec } from '#host/host-agent.ts';
+import type { DomainSpec, Hypervisor } from '#host/hypervisor/hypervisor.ts';
+import type { ImageCache } from '#host/image-cache.ts';
+import { isCompleteSave } from '#host/saved-memory.ts';
+import { fillDisk } from '#host/storage/fill.ts';
+import { exposePlainDisk } from '#host/storage/plaintext.ts';
+import type { StorageDriver } from '#host/storage/storage-driver.ts';
+
+/** What a host agent is made of; `main` chooses the parts. */
+export type HostParts = {
+  readonly name: HostName;
+  readonly virtType: 'kvm' | 'qemu';
+  /** How new disks are stored. */
+  readonly storage: DiskSpec['storage'];
+  readonly defaultEncryptionFormat: EncryptionFormat;
+  readonly disksDirectory: HostPath;
+  readonly runDirectory: HostPath;
+  readonly drivers: Readonly<Record<DiskSpec['storage'], StorageDriver>>;
+  readonly encryptors: Readonly<Partial<Record<EncryptionFormat, Encryptor>>>;
+  readonly exports: FuseExports;
+  readonly images: ImageCache;
+  readonly hypervisor: Hypervisor;
+};
+
+/** The programs without which this host cannot encrypt. */
+const ENCRYPTION_PROGRAMS: readonly Program[] = ['cryptsetup', 'qemu-img', 'qemu-storage-daemon', 'setpriv'];
+
+/** The agent of the machine it runs on. */
+export class LocalHostAgent implements HostAgent {
+  readonly #parts: HostParts;
+
+  constructor(parts: HostParts) {
+    this.#parts = parts;
+  }
+
+  async describe(): Promise<HostFacts> {
+    const { name, virtType, storage, defaultEncryptionFormat, disksDirectory } = this.#parts;
+    const { blocks, bsize } = await statfs(disksDirectory);
+    return {
+      name,
+      traits: await this.#traits(),
+      vcpus: cpus().length,
+      memoryMib: Math.floor(totalmem() / MIB),
+      diskGib: Math.floor((blocks * bsize) / GIB),
+      virtType,
+      storage,
+      defaultEncryptionFormat,
+    };
+  }
+
+  cacheImage(imageId: ImageId, format: 'raw' | 'qcow2', open: () => Promise<Readable>): Promise<void> {
+    return this.#parts.images.bring(imageId, format, open);
+  }
+
+  async createDisk(disk: DiskSpec, content: DiskContent, key: Secret | null): Promise<void> {
+    const driver = this.#parts.drivers[disk.storage];
+    await this.#lock(disk);
+    const image = content.kind === 'image' ? this.#parts.images.pathOf(content.imageId) : null;
+    const overlays = driver.capabilities.copyOnWrite;
+    await driver.create(disk, overlays ? image : null);
+    crashPoint('agent.create-disk.allocated');
+    if (disk.encryption !== null) {
+      await this.#encryptor(disk.encryption).format(disk, await this.#medium(disk), needKey(disk, key));
+    }
+    crashPoint('agent.create-disk.formatted');
+    if (content.kind === 'blank' || (content.kind === 'image' && overlays)) return;
+    const source = { imageFile: image, isBacking: false, runDirectory: this.#parts.runDirectory };
+    await this.#withPlaintext(disk, key, (path) => fillDisk(disk, content, path, source));
+  }
+
+  async destroyDisk(disk: DiskSpec): Promise<void> {
+    await this.#lock(disk);
+    if (disk.encryption !== null) await this.#destroyHeader(disk, disk.encryption);
+    crashPoint('agent.destroy-disk.header-destroyed');
+    await this.#parts.drivers[disk.storage].delete(disk);
+  }
+
+  async startServer(server: ServerSpec, keys: DiskKeys): Promise<void> {
+    const { hypervisor } = this.#parts;
+    if ((await hypervisor.state(server.id)) !== 'absent') return;
+    for (const disk of server.disks) await this.#checkHeader(disk);
+    await hypervisor.start(this.#domain(server), domainKeys(server.disks, keys));
+    crashPoint('agent.start-server.started');
+  }
+
+  async stopServer(serverId: ServerId, disks: readonly DiskSpec[], gracefulMs: number): Promise<void> {
+    const { hypervisor } = this.#parts;
+    const ended = gracefulMs > 0 && (await hypervisor.shutdown(serverId, gracefulMs));
+    if (!ended) await hypervisor.destroy(serverId);
+    crashPoint('agent.stop-server.ended');
+    for (const disk of disks) await this.#lock(disk);
+  }
+
+  async suspendServer(serverId: ServerId, memory: DiskSpec, memoryKey: Secret | null): Promise<void> {
+    const { hypervisor } = this.#parts;
+    await this.#withPlaintext(memory, memoryKey, async (path) => {
+      if ((await hypervisor.state(serverId)) !== 'absent') {
+        await hypervisor.save(serverId, path);
+        crashPoint('agent.suspend-server.saved');
+        return;
+      }
+      if (await isCompleteSave(path)) return;
+      const reason = 'the guest ended by itself before its memory was saved';
+      throw new NightlatchError('hypervisor-failed', { doing: `Suspending server ${serverId}`, reason });
+    });
+  }
+
+  async restoreServer(server: ServerSpec, memory: DiskSpec, keys: DiskKeys): Promise<void> {
+    const { hypervisor } = this.#parts;
+    if ((await hypervisor.state(server.id)) !== 'absent') return await this.#lock(memory);
+    await this.#withPlaintext(memory, keys.get(memory.id) ?? null, async (path) => {
+      if (!(await isCompleteSave(path))) {
+        const reason = 'its saved memory is incomplete';
+        throw new NightlatchError('saved-memory-unreadable', { server: server.id, reason });
+      }
+      await hypervisor.restore(this.#domain(server), path, domainKeys(server.disks, keys));
+      crashPoint('agent.restore-server.restored');
+    });
+  }
+
+  pauseServer(serverId: ServerId): Promise<void> {
+    return this.#parts.hypervisor.pause(serverId);
+  }
+
+  unpauseServer(serverId: ServerId): Promise<void> {
+    return this.#parts.hypervisor.unpause(serverId);
+  }
+
+  consoleLog(serverId: ServerId, bytes: number): Promise<Buffer> {
+    return this.#parts.hypervisor.consoleLog(serverId, bytes);
+  }
+
+  async openConsole(serverId: ServerId): Promise<Duplex> {
+    const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
+    const socket = connect(this.#parts.hypervisor.consoleSocket(serverId));
+    socket.once('connect', () => resolve(socket));
+    socket.once('error', (error) => {
+      const doing = `Opening the serial console of server ${serverId}`;
+      reject(new NightlatchError('hypervisor-failed', { doing, reason: 'the guest does not run' }, { cause: error }));
+    });
+    return await promise;
+  }
+
+  async forgetServer(serverId: ServerId): Promise<void> {
+    await this.#parts.hypervisor.forgetConsole(serverId);
+    await removeFolderIfEmpty(`${this.#parts.disksDirectory}/${serverId}`);
+  }
+
+  async inventory(): Promise<HostInventory> {
+    const { hypervisor, exports, disksDirectory } = this.#parts;
+    const [domains, unlockedDisks, libvirtSecrets, folders] = await Promise.all([
+      hypervisor.domains(),
+      exports.exported(),
+      hypervisor.secrets(),
+      readdir(disksDirectory).catch((error: unknown) => ignoring('ENOENT')(error) ?? []),
+    ]);
+    const servers = domains.flatMap(({ serverId, state }) => (state === 'absent' ? [] : [{ id: serverId, state }]));
+    return { servers, unlockedDisks, libvirtSecrets, serversWithDisks: folders.filter(isUuid) as ServerId[] };
+  }
+
+  async lockStrays(): Promise<void> {
+    const { hypervisor, exports } = this.#parts;
+    await hypervisor.forgetSecrets();
+    for (const diskId of await exports.exported()) await exports.withdraw(diskId);
+  }
+
+  onEvent(listener: (event: HostEvent) => void): () => void {
+    return this.#parts.hypervisor.onEvent((event) => {
+      if (event.kind === 'reconnected') listener({ kind: 'look-again' });
+      // A saved guest was ended by the suspend that asked for it.
+      else if (event.why !== 'saved') listener({ kind: 'server-ended', serverId: event.serverId });
+    });
+  }
+
+  async #traits(): Promise<string[]> {
+    const present = await Promise.all(ENCRYPTION_PROGRAMS.map(hasProgram));
+    if (present.includes(false)) return [];
+    const carried = this.#parts.drivers[this.#parts.storage].capabilities.formats;
+    const formats = carried.filter((format) => this.#parts.encryptors[format]);
+    return formats.length === 0 ? [] : ['COMPUTE_EPHEMERAL_ENCRYPTION', ...formats.map(formatTrait)];
+  }
+
+  #domain(server: ServerSpec): DomainSpec {
+    const { id: serverId, name, displayName, projectId, vcpus, memoryMib, network } = server;
+    const disks = domainDisks(server.disks, (disk) => this.#parts.drivers[disk.storage].attachment(disk));
+    return { serverId, name, displayName, projectId, vcpus, memoryMib, network, disks };
+  }
+
+  async #medium(disk: DiskSpec): Promise<Medium> {
+    const driver = this.#parts.drivers[disk.storage];
+    return { attachment: driver.attachment(disk), header: await driver.headerRegion(disk) };
+  }
+
+  #encryptor(format: EncryptionFormat): Encryptor {
+    const encryptor = this.#parts.encryptors[format];
+    if (!encryptor) throw new Error(`this host has no encryptor for ${format}`);
+    return encryptor;
+  }
+
+  /** A header that is missing is told as such, with its path, instead of as whatever QEMU makes of it. */
+  async #checkHeader(disk: DiskSpec): Promise<void> {
+    if (disk.encryption !== null) await this.#encryptor(disk.encryption).inspect(disk, await this.#medium(disk));
+  }
+
+  /** A medium that is already gone, or never got its place for a header, has nothing left to destroy. */
+  async #destroyHeader(disk: DiskSpec, format: EncryptionFormat): Promise<void> {
+    try {
+      await this.#encryptor(format).destroy(disk, await this.#medium(disk));
+    } catch (error) {
+      if (!(error instanceof NightlatchError && error.code === 'disk-header-missing')) throw error;
+    }
+  }
+
+  async #withPlaintext(disk: DiskSpec, key: Secret | null, use: (path: HostPath) => Promise<void>): Promise<void> {
+    try {
+      const path =
+        disk.encryption === null
+          ? await exposePlainDisk(this.#parts.exports, disk, this.#parts.drivers[disk.storage].attachment(disk))
+          : await this.#encryptor(disk.encryption).unlock(disk, await this.#medium(disk), needKey(disk, key));
+      await use(path);
+    } finally {
+      await this.#lock(disk);
+    }
+  }
+
+  async #lock(disk: DiskSpec): Promise<void> {
+    if (disk.encryption === null) await this.#parts.exports.withdraw(disk.id);
+    else await this.#encryptor(disk.encryption).lock(disk);
+  }
+}
+
+function needKey(disk: DiskSpec, key: Secret | null): Secret {
+  if (key === null) throw new Error(`encrypted disk ${disk.id} was given no key`);
+  return key;
+}

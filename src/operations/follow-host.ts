@@ -1,0 +1,142 @@
+import type { Logger } from 'pino';
+import { describeError, NightlatchError } from '#core/errors.ts';
+import type { HostName, ServerId } from '#core/ids.ts';
+import { asDisk, disksOf, findDisk } from '#db/disks.ts';
+import { findServer, type Server, serversInOperation, serversOnHost } from '#db/servers.ts';
+import type { HostAgent, HostEvent } from '#host/host-agent.ts';
+import { liveLeases } from '#keys/leases.ts';
+import { finishWithFault, type OperationContext, type ServerInput } from '#operations/context.ts';
+import type { Engine } from '#operations/engine.ts';
+import type { ServerOperations } from '#operations/server-operations.ts';
+
+type Parts = {
+  readonly context: OperationContext;
+  readonly engine: Engine;
+  readonly operations: Pick<ServerOperations, 'act'>;
+  readonly log: Logger;
+};
+
+/** Names the service itself as the requester in the audit trail. */
+const OURSELVES = 'req-nightlatch-reconcile';
+
+/**
+ * Keeps what is written about a host true: a guest that ends by itself is settled at once, and after a crash of any
+ * part what runs keeps its leases and everything else is locked.
+ */
+export class HostFollower {
+  readonly #parts: Parts;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  /** Follows a host's events until the returned function is called. */
+  follow(name: HostName, agent: HostAgent): () => void {
+    return agent.onEvent((event) => {
+      this.#handle(name, agent, event).catch((error: unknown) => {
+        this.#parts.log.error(
+          { host: name, event, err: error },
+          `following host ${name} failed: ${describeError(error)}`,
+        );
+      });
+    });
+  }
+
+  /**
+   * Goes on with every operation that a row names and the engine does not know: the process died between the two.
+   * One that the engine has ended though its row still waits is given back with a fault.
+   */
+  async resumeOperations(): Promise<void> {
+    const { context, engine } = this.#parts;
+    for (const { id, operation } of await serversInOperation(context.db)) {
+      if (!operation) continue;
+      if (await engine.hasEnded(operation.id)) {
+        const failure = {
+          code: 'bug',
+          status: 500,
+          message: `The operation ${operation.name} ended without a result.`,
+        };
+        await finishWithFault(context, operation.input as ServerInput, failure);
+        this.#parts.log.error({ server: id, operation: operation.id }, failure.message);
+      } else {
+        await engine.start(operation.name, operation.id, operation.input);
+      }
+    }
+  }
+
+  /** Compares what is written with what the host finds, and mends it. *Repeat*: fine, at any time. */
+  async reconcile(name: HostName, agent: HostAgent): Promise<void> {
+    const { context, log } = this.#parts;
+    const inventory = await agent.inventory();
+    const running = new Set(inventory.servers.map((server) => server.id));
+    const known = new Map((await serversOnHost(context.db, name)).map((server) => [server.id, server]));
+    for (const server of known.values()) {
+      if (server.operation === null) await this.#settleIfEnded(server, running.has(server.id), agent);
+    }
+    for (const id of running) {
+      if (known.has(id)) continue;
+      log.warn({ host: name, server: id }, `ending the guest of server ${id}: there is no such server`);
+      await agent.stopServer(id, [], 0);
+    }
+    await this.#closeStrayLeases(name, running);
+    for (const id of inventory.serversWithDisks) {
+      if (!known.has(id))
+        log.warn({ host: name, server: id }, `host ${name} keeps disks of server ${id}, which is not known`);
+    }
+  }
+
+  async #handle(name: HostName, agent: HostAgent, event: HostEvent): Promise<void> {
+    if (event.kind === 'look-again') await this.reconcile(name, agent);
+    else await this.#followEnd(event.serverId, agent);
+  }
+
+  /** An operation under way may have ended the guest itself, or may be about to call the server active: wait, look again. */
+  async #followEnd(serverId: ServerId, agent: HostAgent): Promise<void> {
+    for (;;) {
+      const server = await findServer(this.#parts.context.db, serverId);
+      if (!server || server.vm_state === 'deleted') return;
+      if (server.operation === null) {
+        const { servers } = await agent.inventory();
+        const isRunning = servers.some((found) => found.id === serverId);
+        if (await this.#settleIfEnded(server, isRunning, agent)) return;
+      } else {
+        await this.#parts.engine.settled(server.operation.id);
+      }
+    }
+  }
+
+  /** Returns false when another operation was quicker, so that the caller looks again. */
+  async #settleIfEnded(server: Server, isRunning: boolean, agent: HostAgent): Promise<boolean> {
+    const shouldRun = server.vm_state === 'active' || server.vm_state === 'paused';
+    if (shouldRun === isRunning) return true;
+    if (isRunning) {
+      // A guest that runs though its server is stopped: an operation was cut short after its undo was given up.
+      const disks = (await disksOf(this.#parts.context.db, server.id)).filter((row) => row.storage !== null);
+      await agent.stopServer(server.id, disks.map(asDisk), 0);
+      return true;
+    }
+    try {
+      await this.#parts.operations.act('settle', server.id, {
+        requestId: OURSELVES,
+        userId: server.user_id,
+        projectId: server.project_id,
+      });
+      return true;
+    } catch (error) {
+      if (error instanceof NightlatchError && error.code === 'server-state') return false;
+      throw error;
+    }
+  }
+
+  /** Leases of disks whose server neither runs nor is being worked on: the host was locked before this was called. */
+  async #closeStrayLeases(name: HostName, running: ReadonlySet<ServerId>): Promise<void> {
+    const { context } = this.#parts;
+    for (const lease of await liveLeases(context.db)) {
+      if (lease.host !== name) continue;
+      const disk = await findDisk(context.db, lease.disk_id);
+      const server = disk === null ? null : await findServer(context.db, disk.server_id);
+      if (server !== null && (server.operation !== null || running.has(server.id))) continue;
+      await context.keys.close([{ id: lease.disk_id }], OURSELVES);
+    }
+  }
+}

@@ -1,4 +1,5 @@
 import { open, readFile } from 'node:fs/promises';
+import { NightlatchError } from '#core/errors.ts';
 import { run } from '#host/exec.ts';
 
 const MIB = 1024 * 1024;
@@ -8,7 +9,7 @@ const DOING = 'Building the guest image';
 /** An MBR disk: a FAT partition that the boot loader and the kernel lie on, then an ext4 partition. */
 const layout = { bootAtMib: 1, bootMib: 20, rootAtMib: 21, rootMib: 27, diskMib: 48 } as const;
 
-const CODE_OF_MBR = '/usr/lib/syslinux/mbr/mbr.bin';
+const BOOT_CODE = '/usr/lib/syslinux/mbr/mbr.bin';
 /** The code before the disk signature and the partition table in a disk's first sector. */
 const CODE_LIMIT = 440;
 
@@ -35,8 +36,14 @@ async function writePartitions(path: string): Promise<void> {
     `start=${layout.rootAtMib}MiB, size=${layout.rootMib}MiB, type=83`,
   ];
   await run('sfdisk', ['--quiet', path], { doing: DOING, input: `${table.join('\n')}\n` });
-  const code = await readFile(CODE_OF_MBR);
+  const code = await readBootCode();
   await disk.write(code, 0, Math.min(code.length, CODE_LIMIT), 0);
+}
+
+async function readBootCode(): Promise<Buffer> {
+  return readFile(BOOT_CODE).catch(() => {
+    throw new NightlatchError('program-missing', { doing: DOING, program: BOOT_CODE, package: 'syslinux-common' });
+  });
 }
 
 async function writeBootPartition(path: string, files: readonly string[]): Promise<void> {

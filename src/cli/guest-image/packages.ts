@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { mkdir, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { NightlatchError } from '#core/errors.ts';
-import { run } from '#host/exec.ts';
+import { failure, type Outcome, run } from '#host/exec.ts';
 
 const DOING = 'Building the guest image';
 const KERNEL = 'linux-image-cloud-amd64';
@@ -52,15 +52,24 @@ export async function unpackPackage(wanted: DebianPackage, into: string): Promis
   const downloads = `${into}.download`;
   await mkdir(downloads, { recursive: true });
   // As root, apt downloads as the user _apt, who cannot write here, and warns; it is told to stay who it is.
-  await run('apt-get', ['-q', '-o', 'APT::Sandbox::User=root', 'download', `${wanted.name}=${wanted.version}`], {
-    doing: `Downloading the Debian package ${wanted.name}`,
-    cwd: downloads,
-  });
+  const doing = `Downloading the Debian package ${wanted.name}`;
+  const args = ['-q', '-o', 'APT::Sandbox::User=root', 'download', `${wanted.name}=${wanted.version}`];
+  const outcome = await run('apt-get', args, { doing, cwd: downloads, tolerate: [100] });
+  if (outcome.code !== 0) throw downloadFailure(wanted, doing, outcome);
   for (const file of await readdir(downloads)) {
     await run('dpkg-deb', ['-x', join(downloads, file), into], {
       doing: `Unpacking the Debian package ${wanted.name}`,
     });
   }
+}
+
+/** Debian's mirrors drop a version when the next one is there, so lists that are too old lead to nothing (404). */
+function downloadFailure(wanted: DebianPackage, doing: string, outcome: Outcome): NightlatchError {
+  if (!/ 404 /.test(outcome.stderr)) return failure('apt-get', doing, outcome);
+  return new NightlatchError('package-unknown', {
+    doing,
+    package: `${wanted.name} (a version of it that is still offered)`,
+  });
 }
 
 function findRecord(records: readonly string[], name: string): string {

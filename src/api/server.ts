@@ -6,6 +6,7 @@ import fastify, {
   type FastifyPluginAsync,
   type FastifyReply,
   type FastifyRequest,
+  LogController,
 } from 'fastify';
 import type { CatalogService } from '#api/catalog.ts';
 import { type Failure, failureOf } from '#api/failure.ts';
@@ -38,7 +39,7 @@ export type ApiOptions = {
 export function buildApi(options: ApiOptions): FastifyInstance {
   const app = fastify({
     ...(options.logger ? { loggerInstance: options.logger } : { logger: false }),
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: BODY_LIMIT,
     connectionTimeout: IDLE_CONNECTION_MS,
     requestIdHeader: false,

@@ -1,0 +1,174 @@
+import type { Selectable, Updateable } from 'kysely';
+import { sql } from 'kysely';
+import type { ImageId, ProjectId } from '#core/ids.ts';
+import type { Queryable } from '#db/database.ts';
+import type { Schema } from '#db/schema.ts';
+import type { DiskFormat, Image, ImageVisibility } from '#images/image-store.ts';
+
+/** What a user says of a new image. */
+export type NewImage = Pick<Image, 'id' | 'projectId' | 'name' | 'visibility' | 'diskFormat' | 'containerFormat'> &
+  Pick<Image, 'minDiskGib' | 'minRamMib' | 'properties' | 'tags' | 'protected' | 'hidden'>;
+/** What may change of an image's description. */
+export type ImageChange = Partial<Omit<NewImage, 'id' | 'projectId'>>;
+
+/** Adds an image without bytes. Null: there is one of that id already. */
+export async function insertImage(db: Queryable, image: NewImage): Promise<Image | null> {
+  const row = await db
+    .insertInto('images')
+    .values({
+      ...columnsOf(image),
+      id: image.id,
+      project_id: image.projectId,
+      status: 'queued',
+      visibility: image.visibility,
+      tags: [...image.tags],
+      properties: JSON.stringify(image.properties),
+      updated_at: new Date(),
+    })
+    .onConflict((conflict) => conflict.column('id').doNothing())
+    .returningAll()
+    .executeTakeFirst();
+  return row ? toImage(row) : null;
+}
+
+export async function findImage(db: Queryable, id: ImageId): Promise<Image | null> {
+  const row = await db.selectFrom('images').selectAll().where('id', '=', id).executeTakeFirst();
+  return row ? toImage(row) : null;
+}
+
+/** Images that a project sees, or all when null; community images of others are left out. Newest first. */
+export async function listImages(db: Queryable, projectId: ProjectId | null): Promise<Image[]> {
+  let query = db.selectFrom('images').selectAll();
+  if (projectId !== null) {
+    query = query.where((eb) =>
+      eb.or([eb('project_id', '=', projectId), eb('visibility', 'in', ['public', 'community'])]),
+    );
+  }
+  return (await query.orderBy('created_at', 'desc').orderBy('id', 'desc').execute()).map(toImage);
+}
+
+/** Changes an image's description. Null: there is none. */
+export async function updateImage(db: Queryable, id: ImageId, change: ImageChange): Promise<Image | null> {
+  const row = await db
+    .updateTable('images')
+    .set({ ...columnsOf(change), updated_at: new Date() })
+    .where('id', '=', id)
+    .returningAll()
+    .executeTakeFirst();
+  return row ? toImage(row) : null;
+}
+
+/** Of several uploads at once exactly one gets the image; the others, and those to an image with bytes, get null. */
+export async function claimUpload(db: Queryable, id: ImageId): Promise<Image | null> {
+  const row = await db
+    .updateTable('images')
+    .set({ status: 'saving', updated_at: new Date() })
+    .where('id', '=', id)
+    .where('status', '=', 'queued')
+    .returningAll()
+    .executeTakeFirst();
+  return row ? toImage(row) : null;
+}
+
+export type StoredBytes = {
+  readonly sizeBytes: number;
+  readonly virtualSizeBytes: number;
+  readonly md5: string;
+  readonly sha512: string;
+};
+
+/** Ends an upload: the image is active. Returns whether it was still being saved; it may have been deleted meanwhile. */
+export async function finishUpload(db: Queryable, id: ImageId, bytes: StoredBytes): Promise<boolean> {
+  const result = await db
+    .updateTable('images')
+    .set({
+      status: 'active',
+      size_bytes: bytes.sizeBytes,
+      virtual_size_bytes: bytes.virtualSizeBytes,
+      md5: bytes.md5,
+      sha512: bytes.sha512,
+      updated_at: new Date(),
+    })
+    .where('id', '=', id)
+    .where('status', '=', 'saving')
+    .executeTakeFirst();
+  return result.numUpdatedRows > 0n;
+}
+
+/** Takes an upload back: the image waits for its bytes again. Without an id: all uploads, as after a crash. */
+export async function abandonUpload(db: Queryable, id?: ImageId): Promise<void> {
+  let query = db.updateTable('images').set({ status: 'queued', updated_at: new Date() }).where('status', '=', 'saving');
+  if (id !== undefined) query = query.where('id', '=', id);
+  await query.execute();
+}
+
+/** Removes an image that is not protected at that instant. Returns whether one was removed. */
+export async function deleteImage(db: Queryable, id: ImageId): Promise<boolean> {
+  const query = db.deleteFrom('images').where('id', '=', id).where('protected', '=', false);
+  return (await query.executeTakeFirst()).numDeletedRows > 0n;
+}
+
+/** Adds a tag. *Repeat*: fine. */
+export async function addTag(db: Queryable, id: ImageId, tag: string): Promise<void> {
+  await db
+    .updateTable('images')
+    .set({ tags: sql<string[]>`array_append(array_remove(tags, ${tag}), ${tag})`, updated_at: new Date() })
+    .where('id', '=', id)
+    .execute();
+}
+
+/** Takes a tag away. Returns whether it was there. */
+export async function removeTag(db: Queryable, id: ImageId, tag: string): Promise<boolean> {
+  const result = await db
+    .updateTable('images')
+    .set({ tags: sql<string[]>`array_remove(tags, ${tag})`, updated_at: new Date() })
+    .where('id', '=', id)
+    .where(sql<boolean>`${tag} = any(tags)`)
+    .executeTakeFirst();
+  return result.numUpdatedRows > 0n;
+}
+
+/** Ids of images that have bytes. */
+export async function activeImageIds(db: Queryable): Promise<ImageId[]> {
+  const rows = await db.selectFrom('images').select('id').where('status', '=', 'active').execute();
+  return rows.map((row) => row.id);
+}
+
+function columnsOf(change: ImageChange): Updateable<Schema['images']> {
+  const columns: Updateable<Schema['images']> = {};
+  if (change.name !== undefined) columns.name = change.name;
+  if (change.visibility !== undefined) columns.visibility = change.visibility;
+  if (change.diskFormat !== undefined) columns.disk_format = change.diskFormat;
+  if (change.containerFormat !== undefined) columns.container_format = change.containerFormat;
+  if (change.minDiskGib !== undefined) columns.min_disk_gib = change.minDiskGib;
+  if (change.minRamMib !== undefined) columns.min_ram_mib = change.minRamMib;
+  if (change.properties !== undefined) columns.properties = JSON.stringify(change.properties);
+  if (change.tags !== undefined) columns.tags = [...change.tags];
+  if (change.protected !== undefined) columns.protected = change.protected;
+  if (change.hidden !== undefined) columns.hidden = change.hidden;
+  return columns;
+}
+
+function toImage(row: Selectable<Schema['images']>): Image {
+  return {
+    id: row.id,
+    projectId: row.project_id,
+    name: row.name,
+    status: row.status,
+    visibility: row.visibility as ImageVisibility,
+    diskFormat: row.disk_format as DiskFormat | null,
+    containerFormat: row.container_format,
+    minDiskGib: row.min_disk_gib,
+    minRamMib: row.min_ram_mib,
+    sizeBytes: row.size_bytes,
+    virtualSizeBytes: row.virtual_size_bytes,
+    md5: row.md5,
+    sha512: row.sha512,
+    properties: row.properties,
+    tags: row.tags,
+    protected: row.protected,
+    hidden: row.hidden,
+    createdAt: row.created_at,
+    updatedAt: row.updated_at,
+  };
+}

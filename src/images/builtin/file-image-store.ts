@@ -1,0 +1,126 @@
+import { createReadStream } from 'node:fs';
+import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { NightlatchError, notFound } from '#core/errors.ts';
+import { type HostPath, type ImageId, isUuid } from '#core/ids.ts';
+import type { Database } from '#db/database.ts';
+import { abandonUpload, activeImageIds, claimUpload, deleteImage, findImage, finishUpload } from '#db/images.ts';
+import { saveStream } from '#images/builtin/save-stream.ts';
+import type { Image, ImageBytes, ImageStore, ImageViewer } from '#images/image-store.ts';
+import { inspectImage } from '#images/inspect.ts';
+
+/** Default of Glance's `image_size_cap`. */
+export const IMAGE_SIZE_CAP_BYTES = 1024 ** 4;
+const PARTIAL = '.partial';
+
+/**
+ * Keeps the bytes of each image in a file `<directory>/<image id>`. A file of that name is complete and was checked; an
+ * upload is written under another name, and nothing of one that fails stays.
+ */
+export class FileImageStore implements ImageStore {
+  readonly #db: Database;
+  readonly #directory: string;
+  readonly #sizeCapBytes: number;
+
+  private constructor(db: Database, directory: string, sizeCapBytes: number) {
+    this.#db = db;
+    this.#directory = directory;
+    this.#sizeCapBytes = sizeCapBytes;
+  }
+
+  /** Opens the store and removes what a crash left: unfinished uploads, and files of images that are gone. */
+  static async open(
+    db: Database,
+    directory: string,
+    options: { readonly sizeCapBytes?: number } = {},
+  ): Promise<FileImageStore> {
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    await abandonUpload(db);
+    const kept = new Set<string>(await activeImageIds(db));
+    for (const name of await readdir(directory)) {
+      const id = name.endsWith(PARTIAL) ? name.slice(0, -PARTIAL.length) : name;
+      if (isUuid(id) && !kept.has(name)) await rm(join(directory, name), { force: true });
+    }
+    return new FileImageStore(db, directory, options.sizeCapBytes ?? IMAGE_SIZE_CAP_BYTES);
+  }
+
+  async find(id: ImageId, viewer: ImageViewer): Promise<Image | null> {
+    const image = await findImage(this.#db, id);
+    return image && canSee(image, viewer) ? image : null;
+  }
+
+  async openImage(id: ImageId): Promise<ImageBytes> {
+    const image = await findImage(this.#db, id);
+    if (image?.status !== 'active') throw notFound('The data of image', id);
+    const format = image.diskFormat === 'qcow2' ? 'qcow2' : 'raw';
+    return { format, open: () => this.#openFile(id) };
+  }
+
+  /**
+   * Takes the bytes of a queued image and makes it active, once they are durable and checked to be what the image's
+   * disk format claims. On failure the image is queued again and nothing of the bytes is left.
+   *
+   * *Crash*: `open` cleans up. *Throws* conflict, when the image is not queued; image-invalid; too-large, when it is
+   * beyond the cap or the disk is full; bad-request, when the stream breaks off.
+   */
+  async upload(id: ImageId, bytes: Readable): Promise<void> {
+    const image = await claimUpload(this.#db, id);
+    if (!image) {
+      throw new NightlatchError('conflict', { reason: `Image ${id} has data already, or is being uploaded to.` });
+    }
+    const partial = `${this.#path(id)}${PARTIAL}` as HostPath;
+    try {
+      await this.#store(image, partial, bytes);
+    } catch (error) {
+      await rm(partial, { force: true });
+      await abandonUpload(this.#db, id);
+      throw error;
+    }
+  }
+
+  /** Removes an image and its bytes. Who reads them now may finish. @throws forbidden when it is protected. */
+  async delete(id: ImageId): Promise<void> {
+    if (!(await deleteImage(this.#db, id))) {
+      if (!(await findImage(this.#db, id))) throw notFound('Image', id);
+      throw new NightlatchError('forbidden', { action: `deleting the protected image ${id}` });
+    }
+    await rm(this.#path(id), { force: true });
+  }
+
+  async #store(image: Image, partial: HostPath, bytes: Readable): Promise<void> {
+    if (image.diskFormat === null) throw new Error('an upload was let through without a disk format');
+    const saved = await saveStream(bytes, partial, this.#sizeCapBytes);
+    const virtualSizeBytes = await inspectImage(image.id, partial, image.diskFormat);
+    await rename(partial, this.#path(image.id));
+    await syncDirectory(this.#directory);
+    const wanted = await finishUpload(this.#db, image.id, { ...saved, virtualSizeBytes });
+    if (wanted) return;
+    await rm(this.#path(image.id), { force: true });
+    throw notFound('Image', image.id);
+  }
+
+  async #openFile(id: ImageId): Promise<Readable> {
+    const file = await open(this.#path(id), 'r').catch((error: NodeJS.ErrnoException) => {
+      throw error.code === 'ENOENT' ? notFound('The data of image', id) : error;
+    });
+    return createReadStream('', { fd: file, highWaterMark: 1024 * 1024 });
+  }
+
+  #path(id: ImageId): HostPath {
+    // The id becomes a file name: whatever else it may be, it is a UUID.
+    if (!isUuid(id)) throw notFound('Image', id);
+    return join(this.#directory, id) as HostPath;
+  }
+}
+
+/** Whether a project may see an image: its own, and what others made public or community. */
+export function canSee(image: Image, viewer: ImageViewer): boolean {
+  if (viewer.isAdmin || image.projectId === viewer.projectId) return true;
+  return image.visibility === 'public' || image.visibility === 'community';
+}
+
+async function syncDirectory(path: string): Promise<void> {
+  await using directory = await open(path, 'r');
+  await directory.sync();
+}

@@ -1,0 +1,114 @@
+import { open } from 'node:fs/promises';
+import { describeError, NightlatchError } from '#core/errors.ts';
+import type { HostPath } from '#core/ids.ts';
+import { GIB, roundUpToSector } from '#core/sizes.ts';
+import { missing, run } from '#host/exec.ts';
+import type { DiskFormat } from '#images/image-store.ts';
+import { foreignFormat, isIso9660, MAGIC_BYTES } from '#images/magic.ts';
+import { incompatible, readQcow2Header } from '#images/qcow2-header.ts';
+
+/** The largest disk an image may make. */
+const MAX_VIRTUAL_BYTES = 16 * 1024 * GIB;
+const QEMU_IMG_TIMEOUT_MS = 60_000;
+/** Limits on the program that reads what a stranger sent. */
+const QEMU_IMG_LIMITS = [`--as=${GIB}`, '--cpu=30', '--fsize=0', '--nofile=64'];
+/** Exit code of `qemu-img check` for clusters nobody uses: wasteful, not wrong. */
+const LEAKS_ONLY = 3;
+/** Exit code of `prlimit` when it cannot find the program, as for a shell. */
+const NO_SUCH_PROGRAM = 127;
+
+/**
+ * Guarantees that a file is what `format` claims and refers to nothing outside itself, and says how many bytes a disk
+ * made from it needs. The format is never guessed. A qcow2 file with internal snapshots is taken: a copy leaves them out.
+ *
+ * *Throws* image-invalid (400) with what is wrong; program-missing.
+ */
+export async function inspectImage(image: string, path: HostPath, format: DiskFormat): Promise<number> {
+  const { start, size } = await readStart(path);
+  const refuse = (reason: string): never => {
+    throw new NightlatchError('image-invalid', { image, reason });
+  };
+  if (size === 0) return refuse('it is empty');
+  const virtualSize = format === 'qcow2' ? checkQcow2Header(start, refuse) : checkRaw(start, size, format, refuse);
+  if (virtualSize > MAX_VIRTUAL_BYTES) return refuse('a disk made from it would be larger than 16 TiB');
+  if (format === 'qcow2') await checkQcow2(path, virtualSize, refuse);
+  return roundUpToSector(virtualSize);
+}
+
+type Refuse = (reason: string) => never;
+
+function checkRaw(start: Buffer, size: number, format: DiskFormat, refuse: Refuse): number {
+  const foreign = foreignFormat(start);
+  if (foreign !== null) {
+    refuse(
+      `its disk_format is ${format}, but it starts as a ${foreign} file; set the disk_format it has, or convert it`,
+    );
+  }
+  if (format === 'iso' && !isIso9660(start)) refuse('its disk_format is iso, but it has no ISO 9660 volume descriptor');
+  return size;
+}
+
+/** Looks before QEMU does: opening a file that names others makes QEMU open those too. */
+function checkQcow2Header(start: Buffer, refuse: Refuse): number {
+  const header = readQcow2Header(start);
+  if (header === null) return refuse('its disk_format is qcow2, but it has no qcow2 header of version 2 or 3');
+  if (header.backingFileOffset !== 0n) refuse('it has a backing file; flatten it with qemu-img convert');
+  if (header.incompatibleFeatures & incompatible.externalData) {
+    refuse('it has an external data file; flatten it with qemu-img convert');
+  }
+  if (header.incompatibleFeatures & incompatible.corrupt)
+    refuse('it is marked as corrupt; repair it with qemu-img check -r');
+  if (header.cryptMethod !== 0) refuse('it is encrypted; decrypt it with qemu-img convert');
+  if (header.virtualSizeBytes === 0n) refuse('its virtual size is 0');
+  return Number(header.virtualSizeBytes);
+}
+
+async function checkQcow2(path: HostPath, virtualSize: number, refuse: Refuse): Promise<void> {
+  const info = await qemuImg('info', path, refuse);
+  const facts = info as { 'virtual-size'?: unknown; 'backing-filename'?: unknown; 'format-specific'?: Specific };
+  const details = facts['format-specific']?.data;
+  // The same questions again, now to QEMU itself: what it will do is what counts.
+  if (facts['backing-filename'] !== undefined) refuse('it has a backing file; flatten it with qemu-img convert');
+  if (details?.['data-file'] !== undefined) refuse('it has an external data file; flatten it with qemu-img convert');
+  if (details?.encrypt !== undefined) refuse('it is encrypted; decrypt it with qemu-img convert');
+  if (details?.corrupt) refuse('it is marked as corrupt; repair it with qemu-img check -r');
+  if (facts['virtual-size'] !== roundUpToSector(virtualSize)) refuse('its virtual size cannot be told');
+  const check = (await qemuImg('check', path, refuse)) as { corruptions?: number; 'check-errors'?: number };
+  if (check.corruptions || check['check-errors'])
+    refuse('it is truncated or damaged; qemu-img check finds errors in it');
+}
+
+type Specific = { readonly data?: { 'data-file'?: unknown; encrypt?: unknown; corrupt?: boolean } };
+
+/** What `qemu-img VERB -f qcow2` says of the file; it runs with limits on memory, time and files. */
+async function qemuImg(verb: 'info' | 'check', path: HostPath, refuse: Refuse): Promise<unknown> {
+  const doing = `Examining an image with qemu-img ${verb}`;
+  const args = [...QEMU_IMG_LIMITS, 'qemu-img', verb, '-f', 'qcow2', '--output=json', path];
+  // `check` reports corruption by exit code 2 and leaks by 3, both with its JSON.
+  const tolerate = [NO_SUCH_PROGRAM, 2, LEAKS_ONLY];
+  const outcome = await run('prlimit', args, { doing, timeoutMs: QEMU_IMG_TIMEOUT_MS, tolerate }).catch((error) => {
+    if (error instanceof NightlatchError && error.code === 'program-failed') return error;
+    throw error;
+  });
+  if (outcome instanceof NightlatchError) return refuse(`qemu-img cannot read it: ${lastSentence(outcome)}`);
+  if (outcome.code === NO_SUCH_PROGRAM) throw missing('qemu-img', doing);
+  try {
+    return JSON.parse(outcome.stdout);
+  } catch (error) {
+    return refuse(`qemu-img cannot make sense of it (${describeError(error)})`);
+  }
+}
+
+/** What qemu-img complained of, without our path. */
+function lastSentence(error: NightlatchError): string {
+  const stderr = String(error.details.stderr ?? '');
+  return stderr.replace(/^.*'[^']*\.partial': /, '').replace(/\.$/, '') || String(error.details.outcome ?? 'it failed');
+}
+
+async function readStart(path: HostPath): Promise<{ start: Buffer; size: number }> {
+  await using file = await open(path, 'r');
+  const { size } = await file.stat();
+  const start = Buffer.alloc(Math.min(size, MAGIC_BYTES));
+  await file.read(start, 0, start.length, 0);
+  return { start, size };
+}

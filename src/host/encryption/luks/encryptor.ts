@@ -31,12 +31,13 @@ export function luksEncryptor({
     },
 
     async unlock(disk, medium, key) {
-      await inspect(disk, medium);
       try {
         return await exports.export(disk.id, luksNode(medium), key, `Unlocking disk ${disk.id}`);
       } catch (error) {
         const isWrongKey = error instanceof NightlatchError && /Invalid password/.test(String(error.details.stderr));
-        throw isWrongKey ? new NightlatchError('disk-wrong-key', { disk: disk.id }, { cause: error }) : error;
+        if (isWrongKey) throw new NightlatchError('disk-wrong-key', { disk: disk.id }, { cause: error });
+        await inspect(disk, medium);
+        throw error;
       }
     },
 

@@ -1,0 +1,268 @@
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { createHash, randomBytes } from 'node:crypto';
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { readFile, writeFile } from 'node:fs/promises';
+import { after, before, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { type DiskSpec, storageFormats } from '#core/disk.ts';
+import { NightlatchError } from '#core/errors.ts';
+import { Secret } from '#core/secret.ts';
+import { LUKS1_HEADER_BYTES } from '#core/sizes.ts';
+import type { Medium } from '#host/encryption/encryptor.ts';
+import { findExportProcesses } from '#host/fuse-process.ts';
+import {
+  type DiskLab,
+  diskLab,
+  holds,
+  makeDisk,
+  mediumOf,
+  smallTmpfs,
+  someDisk,
+  tell,
+  withPlaintext,
+} from '#test/support/disk-lab.ts';
+
+const WORKER = fileURLToPath(new URL('../support/disk-worker.ts', import.meta.url));
+const code = (expected: string) => (error: unknown) => error instanceof NightlatchError && error.code === expected;
+const digest = (path: string) => createHash('sha256').update(readFileSync(path)).digest('hex');
+const header = ({ header: { path, offset, length } }: Medium) => readFileSync(path).subarray(offset, offset + length);
+
+for (const storage of storageFormats) {
+  describe(`an encryptor (LUKS on ${storage})`, { timeout: 180_000 }, () => {
+    let lab: DiskLab;
+    before(async () => {
+      lab = await diskLab();
+    });
+    after(async () => lab[Symbol.asyncDispose]());
+
+    async function fresh(): Promise<{ disk: DiskSpec; medium: Medium; key: Secret }> {
+      const disk = someDisk({ storage });
+      const key = Secret.generate();
+      await makeDisk(lab, disk, key);
+      return { disk, medium: await mediumOf(lab.driver(storage), disk), key };
+    }
+    const exporters = async (disk: DiskSpec) =>
+      (await findExportProcesses(lab.runDirectory)).filter(({ mountpoint }) => mountpoint.includes(disk.id));
+    const mounted = (disk: DiskSpec) => readFileSync('/proc/self/mountinfo', 'utf8').includes(disk.id);
+    async function assertLocked(disk: DiskSpec): Promise<void> {
+      assert.deepEqual(await exporters(disk), []);
+      assert.equal(mounted(disk), false);
+      assert.equal(existsSync(`${lab.runDirectory}/unlocked/${disk.id}`), false);
+      assert.equal((await lab.encryptor.unlocked()).includes(disk.id), false);
+    }
+
+    test('the header is what cryptsetup and QEMU say it is', async () => {
+      const { disk, medium, key } = await fresh();
+      const facts = await lab.encryptor.inspect(disk, medium);
+      const copy = `${lab.runDirectory}/copy`;
+      await writeFile(copy, header(medium));
+      const dump = tell('cryptsetup', 'luksDump', copy).text;
+      assert.match(dump, new RegExp(`^UUID:\\s+${facts.uuid}$`, 'm'));
+      assert.match(dump, /^Cipher name:\s+aes$/m);
+      assert.match(dump, /^Cipher mode:\s+xts-plain64$/m);
+      assert.match(dump, new RegExp(`^MK bits:\\s+${facts.keyBits}$`, 'm'));
+      assert.match(dump, new RegExp(`^Payload offset:\\s+${facts.payloadOffsetBytes / 512}$`, 'm'));
+      assert.match(dump, /^Key Slot 0: ENABLED[\s\S]*Iterations:\s+1000$/m);
+      assert.equal(dump.match(/: DISABLED$/gm)?.length, 7);
+      assert.deepEqual(facts.activeKeySlots, [0]);
+      assert.equal(facts.payloadOffsetBytes, LUKS1_HEADER_BYTES);
+      const info = tell('qemu-img', 'info', medium.attachment.path).text;
+      assert.ok(info.includes(facts.uuid), info);
+      const opened = key.use((bytes) =>
+        spawnSync('cryptsetup', ['open', '--test-passphrase', '--key-file=-', copy], { input: bytes }),
+      );
+      assert.equal(opened.status, 0);
+    });
+
+    test('what is written is there again after a lock, and nowhere in clear', async () => {
+      const { disk, medium, key } = await fresh();
+      const marker = randomBytes(16).toString('hex');
+      await withPlaintext(lab, disk, key, (path) => writeFile(path, marker, { flag: 'r+' }));
+      await assertLocked(disk);
+      assert.equal(await holds(medium.attachment.path, marker), false);
+      await withPlaintext(lab, disk, key, async (path) =>
+        assert.equal((await readFile(path)).toString('latin1', 0, 32), marker),
+      );
+    });
+
+    test('a wrong key is refused and nothing changes', async () => {
+      const { disk, medium } = await fresh();
+      const before = digest(medium.attachment.path);
+      await assert.rejects(lab.encryptor.unlock(disk, medium, Secret.generate()), code('disk-wrong-key'));
+      assert.equal(digest(medium.attachment.path), before);
+      await assertLocked(disk);
+    });
+
+    test('formatting again gives a new volume key', async () => {
+      const { disk, medium, key } = await fresh();
+      await withPlaintext(lab, disk, key, (path) => writeFile(path, 'MARKER', { flag: 'r+' }));
+      const first = await lab.encryptor.inspect(disk, medium);
+      await lab.encryptor.format(disk, medium, key);
+      assert.notEqual((await lab.encryptor.inspect(disk, medium)).uuid, first.uuid);
+      await withPlaintext(lab, disk, key, async (path) => assert.equal(await holds(path, 'MARKER'), false));
+      assert.deepEqual(
+        readdirSync(lab.runDirectory).filter((name) => name.startsWith('header-')),
+        [],
+      );
+    });
+
+    test('unlocking and locking can be repeated, also at the same time', async () => {
+      const { disk, medium, key } = await fresh();
+      const path = await lab.encryptor.unlock(disk, medium, key);
+      assert.equal(await lab.encryptor.unlock(disk, medium, key), path);
+      assert.equal((await exporters(disk)).length, 1);
+      assert.deepEqual(await lab.encryptor.unlocked(), [disk.id]);
+      await Promise.all([lab.encryptor.lock(disk), lab.encryptor.unlock(disk, medium, key), lab.encryptor.lock(disk)]);
+      await assertLocked(disk);
+      await lab.encryptor.lock(disk);
+    });
+
+    test('the key is in no argument and no environment', async () => {
+      const { disk, medium, key } = await fresh();
+      await lab.encryptor.unlock(disk, medium, key);
+      const [exporter] = await exporters(disk);
+      const seen = ['cmdline', 'environ']
+        .map((name) => readFileSync(`/proc/${exporter?.pid}/${name}`, 'latin1'))
+        .join();
+      assert.ok(seen.includes(disk.id));
+      assert.equal(
+        key.use((bytes) => seen.includes(bytes.toString('latin1'))),
+        false,
+      );
+      await lab.encryptor.lock(disk);
+    });
+
+    test('an export that was killed is listed until it is locked', async () => {
+      const { disk, medium, key } = await fresh();
+      const path = await lab.encryptor.unlock(disk, medium, key);
+      const [exporter] = await exporters(disk);
+      process.kill(exporter?.pid ?? Number.NaN, 'SIGKILL');
+      await until(async () => (await exporters(disk)).length === 0);
+      assert.throws(() => statSync(path));
+      assert.deepEqual(await lab.encryptor.unlocked(), [disk.id]);
+      await lab.encryptor.lock(disk);
+      await assertLocked(disk);
+      await withPlaintext(lab, disk, key, (again) => assert.equal(statSync(again).size, disk.sizeBytes));
+    });
+
+    test('a service that is killed leaves nothing readable, and the next one cleans up', async () => {
+      const { disk, key } = await fresh();
+      const worker = startWorker(lab, 'hold', disk, key);
+      const path = (await firstLine(worker)).replace('ok ', '');
+      assert.equal(statSync(path).size, disk.sizeBytes);
+      assert.equal((await exporters(disk)).length, 1);
+      worker.kill('SIGKILL');
+      await until(async () => (await exporters(disk)).length === 0);
+      assert.throws(() => readFileSync(path));
+      assert.deepEqual(await lab.encryptor.unlocked(), [disk.id]);
+      await lab.encryptor.lock(disk);
+      await assertLocked(disk);
+    });
+
+    test('a stray that outlived its service is found by what it exports, and ended', async () => {
+      const { disk, medium, key } = await fresh();
+      const other = await diskLabSharing(lab);
+      await other.unlock(disk, medium, key);
+      assert.deepEqual(await lab.encryptor.unlocked(), [disk.id]);
+      await lab.encryptor.lock(disk);
+      await assertLocked(disk);
+    });
+
+    test('a service that ends by itself leaves nothing readable', async () => {
+      const { disk, key } = await fresh();
+      const worker = startWorker(lab, 'unlock', disk, key);
+      assert.match(await firstLine(worker), /^ok \//);
+      await until(async () => worker.exitCode !== null && (await exporters(disk)).length === 0);
+      await lab.encryptor.lock(disk);
+      await assertLocked(disk);
+    });
+
+    test('destroying makes the key useless, for ever; a repeat and a missing medium are fine', async () => {
+      const { disk, medium, key } = await fresh();
+      const old = header(medium);
+      await lab.encryptor.destroy(disk, medium);
+      await assert.rejects(lab.encryptor.unlock(disk, medium, key), code('disk-header-missing'));
+      await assert.rejects(lab.encryptor.inspect(disk, medium), code('disk-header-missing'));
+      const now = header(medium);
+      for (let at = 0; at < old.length; at += 512) {
+        const sector = old.subarray(at, at + 512);
+        if (sector.some((byte) => byte !== 0)) assert.ok(!now.subarray(at, at + 512).equals(sector), `sector at ${at}`);
+      }
+      await lab.encryptor.destroy(disk, medium);
+      await lab.driver(storage).delete(disk);
+      await lab.encryptor.destroy(disk, medium);
+      await assert.rejects(lab.encryptor.unlock(disk, medium, key), code('disk-header-missing'));
+    });
+
+    test('a missing program is named, with its package', async () => {
+      const { disk, key } = await fresh();
+      for (const [verb, hidden, kept, expected] of [
+        ['format', '/usr/sbin', '', 'program-missing cryptsetup'],
+        ['filesystem', '/usr/sbin', '', 'program-missing mkfs.ext4'],
+        ['unlock', '/usr/bin', '', 'program-missing setpriv'],
+        ['unlock', '/usr/bin', 'setpriv', 'program-missing qemu-storage-daemon'],
+      ] as const) {
+        assert.equal(await firstLine(startWorker(lab, verb, disk, key, { hidden, kept })), expected);
+      }
+      await assertLocked(disk);
+    });
+  });
+}
+
+test('a full host gives disk-full, and what could not be formatted can be destroyed and deleted', async () => {
+  await using small = await smallTmpfs('size=1m');
+  await using lab = await diskLab(small.path);
+  const disk = someDisk();
+  await lab.driver('raw').create(disk, null);
+  const medium = await mediumOf(lab.driver('raw'), disk);
+  await assert.rejects(lab.encryptor.format(disk, medium, Secret.generate()), code('disk-full'));
+  await lab.encryptor.destroy(disk, medium);
+  await lab.driver('raw').delete(disk);
+  assert.deepEqual(readdirSync(small.path), []);
+});
+
+/** A second service on the same run directory. */
+async function diskLabSharing({ runDirectory }: DiskLab) {
+  const { luksEncryptor } = await import('#host/encryption/luks/encryptor.ts');
+  const { FuseExports } = await import('#host/fuse-exports.ts');
+  return luksEncryptor({ runDirectory, exports: new FuseExports({ runDirectory }) });
+}
+
+/** Starts the worker; `hiding` covers a folder, for it alone, with one that holds no more than one program. */
+function startWorker(
+  lab: DiskLab,
+  verb: string,
+  disk: DiskSpec,
+  key: Secret,
+  hiding?: { hidden: string; kept: string },
+): ChildProcess {
+  const { disksDirectory, cacheDirectory, runDirectory } = lab;
+  const command = [process.execPath, WORKER, verb, disksDirectory, cacheDirectory, runDirectory, JSON.stringify(disk)];
+  const hide = hiding ? ['unshare', '--mount', 'sh', '-c', HIDE, hiding.hidden, hiding.kept] : [];
+  const [program = '', ...args] = [...hide, ...command];
+  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+  key.use((bytes) => child.stdin?.end(Buffer.from(bytes)));
+  return child;
+}
+
+/** In a mount namespace of its own: /mnt and the hidden folder are covered for nobody else. */
+const HIDE = `set -e; mount -t tmpfs hide /mnt; [ -z "$1" ] || cp "$0/$1" /mnt; shift; mount --bind /mnt "$0"; exec "$@"`;
+
+async function firstLine(child: ChildProcess): Promise<string> {
+  let text = '';
+  for await (const chunk of child.stdout ?? []) {
+    text += chunk;
+    if (text.includes('\n')) break;
+  }
+  return text.split('\n')[0]?.trim() ?? '';
+}
+
+async function until(condition: () => Promise<boolean>): Promise<void> {
+  const deadline = Date.now() + 10_000;
+  while (!(await condition())) {
+    if (Date.now() > deadline) throw new Error('what was waited for did not happen within 10 s');
+    await delay(5);
+  }
+}

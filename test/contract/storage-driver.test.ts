@@ -1,0 +1,156 @@
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync, statSync, truncateSync } from 'node:fs';
+import { readFile, writeFile } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { type DiskSpec, storageFormats } from '#core/disk.ts';
+import { NightlatchError } from '#core/errors.ts';
+import { type DiskId, newId } from '#core/ids.ts';
+import { Secret } from '#core/secret.ts';
+import { GIB, MIB } from '#core/sizes.ts';
+import {
+  type DiskLab,
+  diskLab,
+  holds,
+  makeDisk,
+  makeImage,
+  mediumOf,
+  smallTmpfs,
+  someDisk,
+  withPlaintext,
+} from '#test/support/disk-lab.ts';
+
+const code = (expected: string) => (error: unknown) => error instanceof NightlatchError && error.code === expected;
+
+for (const storage of storageFormats) {
+  for (const encryption of [null, 'luks'] as const) {
+    describe(`a storage driver (${storage}, ${encryption ?? 'not encrypted'})`, { timeout: 120_000 }, () => {
+      let lab: DiskLab;
+      const key = Secret.generate();
+      const some = (wanted: Partial<DiskSpec> = {}) => someDisk({ storage, encryption, ...wanted });
+      before(async () => {
+        lab = await diskLab();
+      });
+      after(async () => lab[Symbol.asyncDispose]());
+
+      test('the usable size is the requested size, to the byte', async () => {
+        for (const sizeBytes of [512, MIB, 16 * MIB + 512, 10 * GIB]) {
+          const disk = some({ sizeBytes });
+          await makeDisk(lab, disk, key);
+          assert.equal(await withPlaintext(lab, disk, key, (path) => statSync(path).size), sizeBytes);
+        }
+      });
+
+      test('a fresh disk takes room for its header and no more', async () => {
+        const disk = some({ sizeBytes: 100 * GIB });
+        await makeDisk(lab, disk, key);
+        assert.ok(statSync(lab.driver(storage).attachment(disk).path).blocks * 512 < 3 * MIB);
+      });
+
+      test('creating again starts over', async () => {
+        const disk = some();
+        await makeDisk(lab, disk, key);
+        await withPlaintext(lab, disk, key, (path) => writeFile(path, 'MARKER', { flag: 'r+' }));
+        await lab.driver(storage).create(disk, null);
+        if (encryption !== null) {
+          await assert.rejects(
+            lab.encryptor.inspect(disk, await mediumOf(lab.driver(storage), disk)),
+            code('disk-header-missing'),
+          );
+          await lab.encryptor.format(disk, await mediumOf(lab.driver(storage), disk), key);
+        }
+        await withPlaintext(lab, disk, key, async (path) => assert.equal(await holds(path, 'MARKER'), false));
+      });
+
+      test('a medium lies where an operator looks for it', async () => {
+        const roles = {
+          root: 'disk',
+          ephemeral: 'disk.eph1',
+          swap: 'disk.swap',
+          'config-drive': 'disk.config',
+          memory: 'memory',
+        };
+        for (const [role, name] of Object.entries(roles)) {
+          const disk = some({ role: role as DiskSpec['role'], ordinal: role === 'ephemeral' ? 1 : 0 });
+          const { path, format } = lab.driver(storage).attachment(disk);
+          assert.equal(path, `${lab.disksDirectory}/${disk.serverId}/${name}`);
+          assert.equal(format, storage);
+        }
+      });
+
+      test('deleting removes the disk, and the folder with the last one; a repeat is fine', async () => {
+        const first = some();
+        const second = some({ serverId: first.serverId, ordinal: 1, id: newId<DiskId>() });
+        const driver = lab.driver(storage);
+        for (const disk of [first, second]) await driver.create(disk, null);
+        const folder = dirname(driver.attachment(first).path);
+        await driver.delete(first);
+        await driver.delete(first);
+        assert.deepEqual(readdirSync(folder), [basename(driver.attachment(second).path)]);
+        await driver.delete(second);
+        await driver.delete(second);
+        assert.equal(existsSync(folder), false);
+      });
+
+      test('a medium that is gone or cut short has no header region', async () => {
+        const disk = some();
+        const driver = lab.driver(storage);
+        await assert.rejects(driver.headerRegion(disk), code('disk-header-missing'));
+        await driver.create(disk, null);
+        truncateSync(driver.attachment(disk).path, 4096);
+        await assert.rejects(driver.headerRegion(disk), code('disk-header-missing'));
+      });
+
+      test('an overlay shows its image and then zeros; a driver without overlays takes none', async () => {
+        const driver = lab.driver(storage);
+        const image = await makeImage(lab, 3 * MIB + 512);
+        const disk = some({ role: 'root' });
+        if (!driver.capabilities.copyOnWrite)
+          return await assert.rejects(driver.create(disk, image), /no backing file/);
+        await makeDisk(lab, disk, key, image);
+        const expected = Buffer.concat([await readFile(image)], disk.sizeBytes);
+        await withPlaintext(lab, disk, key, async (path) => {
+          assert.ok((await readFile(path)).equals(expected));
+          await writeFile(path, 'MARKER', { flag: 'r+' });
+        });
+        expected.write('MARKER');
+        await withPlaintext(lab, disk, key, async (path) => assert.ok((await readFile(path)).equals(expected)));
+        assert.equal(await holds(image, 'MARKER'), false);
+      });
+
+      test('a full host gives disk-full and keeps nothing', async () => {
+        // Two inodes: the root folder's and one more, which is not enough for a folder and a file.
+        await using small = await smallTmpfs('size=16m,nr_inodes=2');
+        await using full = await diskLab(small.path);
+        await assert.rejects(full.driver(storage).create(some(), null), code('disk-full'));
+        assert.deepEqual(readdirSync(small.path), []);
+      });
+    });
+  }
+}
+
+test('encrypted qcow2 disks share nothing, though all begin as copies of one skeleton', async () => {
+  await using lab = await diskLab();
+  const disks = [1, 2, 3].map(() => someDisk({ storage: 'qcow2' }));
+  const keys = disks.map(() => Secret.generate());
+  await Promise.all(disks.map((disk, i) => makeDisk(lab, disk, keys[i] as Secret)));
+  const media = await Promise.all(disks.map((disk) => mediumOf(lab.driver('qcow2'), disk)));
+  const facts = await Promise.all(disks.map((disk, i) => lab.encryptor.inspect(disk, media[i] as (typeof media)[0])));
+  assert.equal(new Set(facts.map(({ uuid }) => uuid)).size, disks.length);
+  const skeletonKey = Secret.adopt(Buffer.from('skeleton'));
+  for (const [i, disk] of disks.entries()) {
+    for (const key of [skeletonKey, ...keys.filter((_, other) => other !== i)]) {
+      await assert.rejects(lab.encryptor.unlock(disk, media[i] as (typeof media)[0], key), code('disk-wrong-key'));
+    }
+  }
+  assert.deepEqual(readdirSync(lab.cacheDirectory), ['luks-skeleton.qcow2']);
+});
+
+test('a full host while the skeleton is copied gives disk-full and keeps nothing', async () => {
+  await using lab = await diskLab();
+  await lab.driver('qcow2').create(someDisk({ storage: 'qcow2' }), null);
+  await using small = await smallTmpfs('size=1m');
+  await using full = await diskLab(small.path, lab.cacheDirectory);
+  await assert.rejects(full.driver('qcow2').create(someDisk({ storage: 'qcow2' }), null), code('disk-full'));
+  assert.deepEqual(readdirSync(small.path), []);
+});

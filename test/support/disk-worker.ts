@@ -1,0 +1,44 @@
+/**
+ * A service in miniature, to be killed or to be run where a program is missing. Arguments: a verb, a folder with
+ * `disks`, `cache` and `run` in it, and a disk as JSON; the key comes by standard input.
+ *
+ * `format`, `unlock`, `filesystem` do that and end, `hold` unlocks and waits. Prints `ok PATH` or `CODE PROGRAM`.
+ */
+import { readFileSync } from 'node:fs';
+import type { DiskSpec } from '#core/disk.ts';
+import { NightlatchError } from '#core/errors.ts';
+import type { HostPath } from '#core/ids.ts';
+import { Secret } from '#core/secret.ts';
+import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
+import { FuseExports } from '#host/fuse-exports.ts';
+import { fillDisk } from '#host/storage/fill.ts';
+import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
+import { rawStorage } from '#host/storage/raw/driver.ts';
+
+const [verb, disksDirectory, cacheDirectory, runDirectory, json = ''] = process.argv.slice(2) as HostPath[];
+if (!disksDirectory || !cacheDirectory || !runDirectory) throw new Error('usage: see above');
+const disk = JSON.parse(json) as DiskSpec;
+using key = Secret.adopt(readFileSync(0));
+const exports = new FuseExports({ runDirectory });
+const encryptor = luksEncryptor({ runDirectory, exports });
+const driver =
+  disk.storage === 'raw' ? rawStorage({ disksDirectory }) : qcow2Storage({ disksDirectory, cacheDirectory });
+const medium = { attachment: driver.attachment(disk), header: await driver.headerRegion(disk) };
+
+async function obey(runDirectory: HostPath): Promise<string> {
+  if (verb === 'format') await encryptor.format(disk, medium, key);
+  if (verb === 'filesystem') {
+    const path = await encryptor.unlock(disk, medium, key);
+    const source = { imageFile: null, isBacking: false, runDirectory };
+    await fillDisk(disk, { kind: 'filesystem', label: 'x' }, path, source).finally(() => encryptor.lock(disk));
+  }
+  return verb === 'unlock' || verb === 'hold' ? await encryptor.unlock(disk, medium, key) : '';
+}
+
+try {
+  process.stdout.write(`ok ${await obey(runDirectory)}\n`);
+  if (verb === 'hold') setInterval(() => {}, 60_000);
+} catch (error) {
+  if (!(error instanceof NightlatchError)) throw error;
+  process.stdout.write(`${error.code} ${error.details.program ?? ''}\n`);
+}

@@ -1,17 +1,20 @@
 import { XMLBuilder, XMLParser } from 'fast-xml-parser';
 import type { DomainSpec } from '#host/hypervisor/hypervisor.ts';
 import type { DomainHost } from './domain-xml.ts';
+import { escapeXml } from './xml.ts';
 
 /** What fast-xml-parser makes of a document when it must keep order and all it does not know. */
 type Node = { readonly [name: string]: Node[] | string | Attributes | undefined; ':@'?: Attributes };
 type Attributes = Record<string, string>;
 
+/** Entities stay as they are written, so that what is not ours to change is the same to the last byte. */
 const SHAPE = {
   preserveOrder: true,
   ignoreAttributes: false,
   attributeNamePrefix: '',
   parseTagValue: false,
   trimValues: false,
+  processEntities: false,
 } as const;
 
 /** The UUID in a domain's XML, or null when there is none. */
@@ -40,7 +43,7 @@ function updateDisk(parts: readonly Node[], spec: DomainSpec): void {
   const target = attributesOf(parts, 'target').dev;
   const disk = spec.disks.find((candidate) => candidate.target === target);
   if (disk === undefined) return;
-  attributesOf(parts, 'source').file = disk.attachment.path;
+  attributesOf(parts, 'source').file = escapeXml(disk.attachment.path);
   if (disk.encryption === null) return;
   const inSource = parts.flatMap((part) => (part.source ? childNodes(part, 'source') : []));
   const encryption = [...inSource, ...parts].flatMap((part) => (part.encryption ? childNodes(part, 'encryption') : []));
@@ -48,12 +51,12 @@ function updateDisk(parts: readonly Node[], spec: DomainSpec): void {
 }
 
 function updateSerial(parts: readonly Node[], spec: DomainSpec, host: DomainHost): void {
-  attributesOf(parts, 'source').path = host.consoleSocket(spec.serverId);
-  attributesOf(parts, 'log').file = host.consoleLog(spec.serverId);
+  attributesOf(parts, 'source').path = escapeXml(host.consoleSocket(spec.serverId));
+  attributesOf(parts, 'log').file = escapeXml(host.consoleLog(spec.serverId));
 }
 
 function parse(xml: string): Node[] {
-  return new XMLParser({ ...SHAPE, htmlEntities: true }).parse(xml) as Node[];
+  return new XMLParser(SHAPE).parse(xml) as Node[];
 }
 
 function domainOf(document: readonly Node[]): Node[] {

@@ -1,0 +1,105 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { XMLParser, XMLValidator } from 'fast-xml-parser';
+import { type HostPath, newId, type ServerId } from '#core/ids.ts';
+import type { DomainSpec } from '#host/hypervisor/hypervisor.ts';
+import { domainXml, secretXml } from '#host/hypervisor/libvirt/domain-xml.ts';
+import { updateSavedXml, uuidOf } from '#host/hypervisor/libvirt/saved-xml.ts';
+import { cleanText, element, text } from '#host/hypervisor/libvirt/xml.ts';
+
+const host = {
+  virtType: 'qemu',
+  consoleSocket: (id: ServerId) => `/run/nl/tty/${id}` as HostPath,
+  consoleLog: (id: ServerId) => `/run/nl/console/${id}.log` as HostPath,
+} as const;
+
+/** Reads XML strictly: text and attributes as they were written, numbers not guessed. */
+const parser = new XMLParser({
+  ignoreAttributes: false,
+  attributeNamePrefix: '@',
+  parseTagValue: false,
+  trimValues: false,
+  htmlEntities: true,
+});
+
+const anyText = fc.oneof(
+  fc.string({ unit: 'binary', maxLength: 600 }),
+  fc.string({
+    unit: fc.constantFrom('<', '&', '>', '"', "'", ']]>', '\r', '\n', '\t', '\0', '\ud800', '\uffff', ';', '#', 'a'),
+  }),
+);
+
+function server(displayName: string, diskPath = '/data/d.raw'): DomainSpec {
+  const disk = {
+    attachment: { path: diskPath as HostPath, format: 'raw' },
+    target: 'vda',
+    device: 'disk',
+    serial: 'd1',
+    encryption: { format: 'luks', secretUuid: '11111111-1111-4111-8111-111111111111' },
+  } as const;
+  const size = { vcpus: 1, memoryMib: 64, network: 'user' } as const;
+  return { serverId: newId(), name: 'instance-00000001', displayName, projectId: 'p', ...size, disks: [disk] };
+}
+
+test('any display name comes back as it was, cut to 255 characters, U+FFFD for what XML cannot hold', () => {
+  fc.assert(
+    fc.property(anyText, (name) => {
+      const xml = domainXml(server(name), host);
+      assert.equal(XMLValidator.validate(xml), true);
+      const read = parser.parse(xml).domain.metadata['nightlatch:server']['nightlatch:name'];
+      assert.equal(read, cleanText(name.slice(0, 255)));
+    }),
+  );
+});
+
+test('a display name of 1 MiB stays small in the XML', () => {
+  assert.ok(domainXml(server('<'.repeat(1024 * 1024)), host).length < 10_000);
+});
+
+test('any text comes back from an element and an attribute', () => {
+  fc.assert(
+    fc.property(anyText, (value) => {
+      const read = parser.parse(element('e', { a: value }, element('t', {}, text(value)))).e;
+      assert.equal(read['@a'], cleanText(value));
+      assert.equal(read.t, cleanText(value));
+    }),
+  );
+});
+
+test('an encryption format that QEMU cannot open is refused', () => {
+  const spec = server('a');
+  const disks = spec.disks.map((disk) => ({ ...disk, encryption: { format: 'luksv2', secretUuid: 'x' } as const }));
+  assert.throws(() => domainXml({ ...spec, disks }, host), /encryption format luksv2/);
+});
+
+test('a libvirt secret is ephemeral and private', () => {
+  const { secret } = parser.parse(secretXml('u', 'a<b'));
+  assert.deepEqual(secret, {
+    '@ephemeral': 'yes',
+    '@private': 'yes',
+    uuid: 'u',
+    usage: { '@type': 'volume', volume: 'a<b' },
+  });
+});
+
+test('saved XML keeps all but the paths and secrets that hold now', () => {
+  fc.assert(
+    fc.property(anyText, fc.string({ unit: 'grapheme-ascii', minLength: 1 }), (name, path) => {
+      const then = server(name);
+      const disks = server(name, `/new/${path}`).disks.map((disk) => ({
+        ...disk,
+        encryption: { format: 'luks', secretUuid: '22222222-2222-4222-8222-222222222222' } as const,
+      }));
+      const saved = domainXml(then, { ...host, consoleSocket: () => '/old' as HostPath });
+      const updated = updateSavedXml(saved, { ...then, disks }, host);
+      assert.deepEqual(parser.parse(updated), parser.parse(domainXml({ ...then, disks }, host)));
+      assert.equal(uuidOf(updated), then.serverId);
+    }),
+  );
+});
+
+test('what is no domain has no UUID', () => {
+  assert.equal(uuidOf('<a/>'), null);
+  assert.equal(uuidOf(''), null);
+});

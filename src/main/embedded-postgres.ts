@@ -17,7 +17,12 @@ const SOCKET_DIRECTORY_LIMIT = 107 - '/.s.PGSQL.5432'.length;
  *
  * Durable as PostgreSQL is: `fsync` stays on. It outlives a crash of this process; the next start adopts it.
  */
-export type EmbeddedPostgres = { readonly address: DatabaseAddress; stop(): Promise<void> };
+export type EmbeddedPostgres = {
+  readonly address: DatabaseAddress;
+  /** False: one that ran already was adopted. */
+  readonly wasStarted: boolean;
+  stop(): Promise<void>;
+};
 
 /** Starts PostgreSQL, making its data directory first if there is none. *Repeat*: one that runs is adopted. */
 export async function startEmbeddedPostgres(directory: string): Promise<EmbeddedPostgres> {
@@ -29,8 +34,10 @@ export async function startEmbeddedPostgres(directory: string): Promise<Embedded
   const account = await prepareAccount();
   await prepareDirectory(directory, account);
   const postgres = new Cluster(directory, await reachablePrograms(directory, account), account);
-  if (!(await postgres.isRunning())) await postgres.start();
-  return { address: { host: directory, user: ACCOUNT, database: DATABASE }, stop: () => postgres.stop() };
+  const wasStarted = !(await postgres.isRunning());
+  if (wasStarted) await postgres.start();
+  const address = { host: directory, user: ACCOUNT, database: DATABASE };
+  return { address, wasStarted, stop: () => postgres.stop() };
 }
 
 type Account = { readonly uid: number; readonly gid: number };

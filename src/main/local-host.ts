@@ -1,0 +1,74 @@
+import { mkdir } from 'node:fs/promises';
+import type { Logger } from 'pino';
+import type { Config } from '#config/schema.ts';
+import { describeError } from '#core/errors.ts';
+import type { HostName } from '#core/ids.ts';
+import { LocalHostAgent } from '#host/agent.ts';
+import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
+import { FuseExports } from '#host/fuse-exports.ts';
+import { LibvirtHypervisor } from '#host/hypervisor/libvirt/driver.ts';
+import { PrivateLibvirt } from '#host/hypervisor/libvirt/private-daemon.ts';
+import { chooseVirtType } from '#host/hypervisor/libvirt/probe-kvm.ts';
+import { ImageCache } from '#host/image-cache.ts';
+import { prepareRunDirectory, releaseRunDirectory } from '#host/run-directory.ts';
+import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
+import { rawStorage } from '#host/storage/raw/driver.ts';
+import type { StatePaths } from '#main/state-paths.ts';
+
+/** This machine as a compute host. Disposing lets guests run on; what nothing needs any more is stopped. */
+export type LocalHost = AsyncDisposable & { readonly agent: LocalHostAgent };
+
+/** pid file of a libvirtd that systemd started; `[libvirt] connection_uri` speaks of that one. */
+const SYSTEM_LIBVIRTD_PID_FILE = '/run/libvirtd.pid';
+
+/** Starts, or finds again, all that a compute host needs. @throws what its parts throw. */
+export async function openLocalHost(config: Config, paths: StatePaths, log: Logger): Promise<LocalHost> {
+  await using undo = new AsyncDisposableStack();
+  await mkdir(paths.disks, { recursive: true, mode: 0o700 });
+  await prepareRunDirectory(paths.run);
+  const libvirt = await openLibvirt(config, paths, log);
+  if (libvirt.daemon) undo.use(libvirt.daemon);
+  const { virtType, reason } = await chooseVirtType(config.libvirt.virt_type, { runDirectory: paths.run });
+  log.info({ virtType }, `guests run under ${virtType}: ${reason}`);
+  const hypervisor = undo.use(await LibvirtHypervisor.open({ ...libvirt.address, runDirectory: paths.run, virtType }));
+  const exports = new FuseExports({ runDirectory: paths.run });
+  const agent = new LocalHostAgent({
+    name: config.DEFAULT.host as HostName,
+    virtType,
+    storage: config.libvirt.images_type,
+    defaultEncryptionFormat: config.ephemeral_storage_encryption.default_format,
+    disksDirectory: paths.disks,
+    runDirectory: paths.run,
+    drivers: {
+      raw: rawStorage({ disksDirectory: paths.disks }),
+      qcow2: qcow2Storage({ disksDirectory: paths.disks, cacheDirectory: paths.storageCache }),
+    },
+    encryptors: { luks: luksEncryptor({ runDirectory: paths.run, exports }) },
+    exports,
+    images: new ImageCache(paths.imageCache),
+    hypervisor,
+  });
+  const owned = undo.move();
+  const close = async () => {
+    const guests = await hypervisor.domains().catch(() => null);
+    await owned.disposeAsync();
+    // With guests running, or when that is not known, libvirt and the run directory stay for the next start to adopt.
+    if (guests === null || guests.length > 0 || !libvirt.daemon) return;
+    await libvirt.daemon.stop();
+    await releaseRunDirectory(paths.run);
+  };
+  return { agent, [Symbol.asyncDispose]: close };
+}
+
+async function openLibvirt(config: Config, paths: StatePaths, log: Logger) {
+  const uri = config.libvirt.connection_uri;
+  if (uri !== '')
+    return { daemon: null, address: { uri, libvirtdPidFile: SYSTEM_LIBVIRTD_PID_FILE as StatePaths['run'] } };
+  const daemon = await PrivateLibvirt.start({
+    runDirectory: paths.run,
+    cacheDirectory: paths.libvirtCache,
+    onTrouble: (error) =>
+      log.error({ err: error }, `the private libvirt cannot be kept running: ${describeError(error)}`),
+  });
+  return { daemon, address: { uri: daemon.uri, libvirtdPidFile: daemon.libvirtdPidFile } };
+}

@@ -1,0 +1,121 @@
+import type { AddressInfo } from 'node:net';
+import type { FastifyInstance } from 'fastify';
+import type { Logger } from 'pino';
+import { catalogServices } from '#api/catalog.ts';
+import { computeService } from '#api/compute/service.ts';
+import { identityService } from '#api/identity/service.ts';
+import { imageService } from '#api/image/service.ts';
+import { buildApi } from '#api/server.ts';
+import type { Config } from '#config/schema.ts';
+import type { HostName } from '#core/ids.ts';
+import { saveHost } from '#db/hosts.ts';
+import type { LocalHostAgent } from '#host/agent.ts';
+import { bootstrapIdentity } from '#identity/builtin/bootstrap.ts';
+import { BuiltinIdentity } from '#identity/builtin/builtin-identity.ts';
+import { FileImageStore } from '#images/builtin/file-image-store.ts';
+import { KeyService } from '#keys/key-service.ts';
+import { LocalKeyStore } from '#keys/local/key-store.ts';
+import { readRootKey } from '#keys/local/root-key.ts';
+import { updateAuthUrl, writeCloudsYaml } from '#main/clouds-yaml.ts';
+import { openLocalHost } from '#main/local-host.ts';
+import { openState, type State } from '#main/state.ts';
+import type { OperationContext } from '#operations/context.ts';
+import { DurableServerOperations, serverOperations } from '#operations/durable-server-operations.ts';
+import { Engine } from '#operations/engine.ts';
+import { HostFollower } from '#operations/follow-host.ts';
+
+const REGION = 'RegionOne';
+
+/** The whole of Nightlatch in one process, serving. Disposing ends it cleanly; guests run on. */
+export type Service = AsyncDisposable & { readonly url: string; readonly cloudsFile: string };
+
+/** Starts everything in the order in which each part needs the ones before it. @throws what the parts throw. */
+export async function startService(config: Config, log: Logger): Promise<Service> {
+  await using undo = new AsyncDisposableStack();
+  const state = undo.use(await openState(config, 'serve'));
+  const rootKey = undo.use(await readRootKey(config.key_manager.root_key_file || state.paths.rootKey, process.env));
+  const keys = new KeyService(state.db, new LocalKeyStore(state.db, rootKey));
+  const images = await FileImageStore.open(state.db, state.paths.images, {
+    sizeCapBytes: config.DEFAULT.image_size_cap,
+  });
+  const { agent } = undo.use(await openLocalHost(config, state.paths, log));
+  const name = config.DEFAULT.host as HostName;
+
+  const engine = new Engine(state.pool, log);
+  const context: OperationContext = {
+    db: state.db,
+    keys,
+    images,
+    engine,
+    shutdownTimeoutMs: config.DEFAULT.shutdown_timeout * 1000,
+    agent: () => agent,
+  };
+  for (const operation of serverOperations(context)) engine.register(operation);
+  const operations = new DurableServerOperations(context, engine);
+  const follower = new HostFollower({ context, engine, operations, log });
+
+  await agent.lockStrays();
+  await reportHost(state, name, agent);
+  undo.defer(follower.follow(name, agent));
+  await engine.launch();
+  undo.defer(() => engine.stop());
+  await follower.resumeOperations();
+  await follower.reconcile(name, agent);
+
+  const api = undo.adopt(buildServices(config, state, images, operations, log), (app) => app.close());
+  const url = await listen(api, config);
+  await keepLogin(state, url);
+  const owned = undo.move();
+  return { url, cloudsFile: state.paths.clouds, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+async function reportHost(state: State, name: HostName, agent: LocalHostAgent): Promise<void> {
+  const facts = await agent.describe();
+  await saveHost(state.db, {
+    name,
+    traits: [...facts.traits],
+    vcpus: facts.vcpus,
+    memory_mib: facts.memoryMib,
+    disk_gib: facts.diskGib,
+    virt_type: facts.virtType,
+    storage: facts.storage,
+    default_encryption_format: facts.defaultEncryptionFormat,
+    seen_at: new Date(),
+  });
+}
+
+function buildServices(
+  config: Config,
+  { db }: State,
+  images: FileImageStore,
+  operations: DurableServerOperations,
+  log: Logger,
+): FastifyInstance {
+  const identity = new BuiltinIdentity(db, { tokenLifetimeSeconds: config.token.expiration });
+  const publicUrl = config.api.public_url === '' ? null : config.api.public_url;
+  const services = Object.values(catalogServices);
+  return buildApi({
+    services: [
+      identityService({ db, identity, services, region: REGION, publicUrl }),
+      imageService({ db, identity, images, publicUrl }),
+      computeService({ db, identity, images, operations, publicUrl }),
+    ],
+    publicUrl,
+    logger: log,
+  });
+}
+
+async function listen(api: FastifyInstance, config: Config): Promise<string> {
+  const colon = config.api.listen.lastIndexOf(':');
+  const host = config.api.listen.slice(0, colon).replace(/^\[|\]$/g, '');
+  await api.listen({ host, port: Number(config.api.listen.slice(colon + 1)) });
+  const { port } = api.server.address() as AddressInfo;
+  return config.api.public_url || `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
+}
+
+/** The login is durable before the password works; at later starts only the address in it may change. */
+async function keepLogin(state: State, url: string): Promise<void> {
+  const authUrl = `${url}/identity/v3`;
+  const made = await bootstrapIdentity(state.db, (admin) => writeCloudsYaml(state.paths.clouds, { ...admin, authUrl }));
+  if (made === null) await updateAuthUrl(state.paths.clouds, authUrl);
+}

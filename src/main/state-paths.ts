@@ -1,0 +1,26 @@
+import { join } from 'node:path';
+import type { HostPath } from '#core/ids.ts';
+
+/** Where things lie in the data directory. Pure. */
+export function statePaths(directory: string) {
+  const at = (name: string) => join(directory, name) as HostPath;
+  return {
+    /** PostgreSQL's data, and its socket. */
+    database: at('postgresql'),
+    rootKey: at('root.key'),
+    /** How the first admin logs in, for the `openstack` client. */
+    clouds: at('clouds.yaml'),
+    /** Images as users uploaded them. */
+    images: at('images'),
+    /** Disks of servers, a folder each. */
+    disks: at('disks'),
+    /** What can be made again: images as raw files, libvirt's knowledge of QEMU, the qcow2 skeleton. */
+    imageCache: at('cache/images'),
+    libvirtCache: at('cache/libvirt'),
+    storageCache: at('cache/storage'),
+    /** A memory file system: sockets, consoles, unlocked disks. Gone after a reboot. */
+    run: at('run'),
+  } as const;
+}
+
+export type StatePaths = ReturnType<typeof statePaths>;

@@ -18,6 +18,7 @@ import { run, start } from '#host/exec.ts';
 
 const MIB = 1024 * 1024;
 const BOOT_MS = 120_000;
+const INSTANCE = '5a9c1f0e-27a4-4c4c-8b1c-7f2c9c2f3d10';
 const ANSWER_MS = 30_000;
 const DISK_MARKERS = ['root', 'ephemeral', 'swap'] as const;
 const all = (state: 'found' | 'lost') => Object.fromEntries(markerPlaces.map((place) => [place, state]));
@@ -102,12 +103,16 @@ async function makeServer(name: string, userData: string, options: { format?: 'r
   await run('mkfs.ext4', ['-q', '-F', '-L', 'ephemeral0', paths.ephemeral], { doing: 'Making the ephemeral disk' });
   await makeBlank(paths.swap, 8 * MIB);
   await run('mkswap', [paths.swap], { doing: 'Making the swap disk' });
-  const metadata = { uuid: '5a9c1f0e-27a4-4c4c-8b1c-7f2c9c2f3d10', hostname: `${name}.example`, name, meta: {} };
-  await writeFile(join(home, 'drive/openstack/latest/meta_data.json'), JSON.stringify(metadata));
+  await writeMetadata(join(home, 'drive'), { uuid: INSTANCE, hostname: `${name}.example` });
   await writeFile(join(home, 'drive/openstack/latest/user_data'), userData);
   if (options.vfat) await makeFatDrive(paths.drive, join(home, 'drive/openstack'));
   else await makeIsoDrive(paths.drive, join(home, 'drive'));
   return { paths, format };
+}
+
+async function writeMetadata(drive: string, metadata: { uuid: string; hostname: string }): Promise<void> {
+  const whole = { meta: { purpose: 'test' }, name: 'test', public_keys: {}, ...metadata, launch_index: 0 };
+  await writeFile(join(drive, 'openstack/latest/meta_data.json'), JSON.stringify(whole));
 }
 
 async function makeBlank(path: string, sizeBytes: number): Promise<void> {
@@ -229,21 +234,32 @@ describe('the guest image', { timeout: 900_000 }, () => {
   });
 
   test('runs a script with #! once per instance, from a FAT or a SCSI config drive, and knows its name', async () => {
-    const script = '#!/bin/sh\necho "ran on $(hostname) as $INSTANCE_ID, $(cat /sys/block/vdc/serial)"; sync\n';
+    const script = `#!/bin/sh
+echo run >>/root/runs
+sync
+echo "run $(wc -l </root/runs) on $(hostname) as $INSTANCE_ID, $(cat /sys/block/vdc/serial)"
+`;
     const server = await makeServer('once', script, { vfat: true });
-    const expected = /ran on once\.example as 5a9c1f0e-27a4-4c4c-8b1c-7f2c9c2f3d10, swap-serial/;
+    const drive = join(folder, 'once/drive');
     {
       await using guest = await Guest.boot(qemuArguments(server));
-      await guest.console.waitFor(expected, BOOT_MS);
+      await guest.console.waitFor(new RegExp(`run 1 on once\\.example as ${INSTANCE}, swap-serial`), BOOT_MS);
       await guest.pressPowerButton();
       await guest.end();
     }
-    await makeIsoDrive(server.paths.drive, join(folder, 'once/drive'));
-    await using guest = await Guest.boot(qemuArguments(server, 'q35', 'scsi-cd'));
-    const [printed] = await guest.console.waitFor(/[\s\S]*nightlatch-guest: ready$/m, BOOT_MS);
-    assert.doesNotMatch(printed, /ran on|no config drive/);
-    await guest.pressPowerButton();
-    await assert.rejects(guest.console.waitFor(/ran on/, ANSWER_MS), /the guest ended/);
+    await makeIsoDrive(server.paths.drive, drive);
+    {
+      await using guest = await Guest.boot(qemuArguments(server, 'q35', 'scsi-cd'));
+      await guest.console.waitFor(/nightlatch-guest: user data has run before on this instance/, BOOT_MS);
+      await guest.console.waitFor(/nightlatch-guest: ready/, ANSWER_MS);
+      await guest.pressPowerButton();
+      await guest.end();
+    }
+    const other = INSTANCE.replace('5a9c', '0000');
+    await writeMetadata(drive, { uuid: other, hostname: 'twin.example' });
+    await makeIsoDrive(server.paths.drive, drive);
+    await using guest = await Guest.boot(qemuArguments(server));
+    await guest.console.waitFor(new RegExp(`run 2 on twin\\.example as ${other}`), BOOT_MS);
   });
 
   test('stays up without a config drive and says so', async (t) => {

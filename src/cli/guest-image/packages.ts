@@ -67,7 +67,7 @@ export async function unpackPackage(wanted: DebianPackage, into: string): Promis
 function downloadFailure(wanted: DebianPackage, doing: string, outcome: Outcome): NightlatchError {
   if (!/ 404 /.test(outcome.stderr)) return failure('apt-get', doing, outcome);
   return new NightlatchError('package-unknown', {
-    doing,
+    doing: DOING,
     package: `${wanted.name} (a version of it that is still offered)`,
   });
 }

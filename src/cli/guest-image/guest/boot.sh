@@ -60,7 +60,10 @@ run_user_data() {
 		sed '1d' "$1" >/run/user-data
 		;;
 	'#!'*)
-		[ "$(cat $STATE/instance-id 2>/dev/null)" = "$INSTANCE_ID" ] && return
+		if [ "$(cat $STATE/instance-id 2>/dev/null)" = "$INSTANCE_ID" ]; then
+			say "user data has run before on this instance"
+			return
+		fi
 		cat "$1" >/run/user-data
 		echo "$INSTANCE_ID" >$STATE/instance-id
 		;;

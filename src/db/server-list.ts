@@ -1,6 +1,6 @@
 import { type RawBuilder, sql } from 'kysely';
 import type { ProjectId } from '#core/ids.ts';
-import type { TaskState, VmState } from '#core/server.ts';
+import type { PowerState, TaskState, VmState } from '#core/server.ts';
 import type { Database } from '#db/database.ts';
 import type { Server } from '#db/servers.ts';
 
@@ -21,6 +21,9 @@ export type ServerFilter = {
   readonly reservationId?: string;
   readonly keyName?: string;
   readonly locked?: boolean;
+  readonly vmState?: string;
+  readonly taskState?: string;
+  readonly powerState?: PowerState;
   readonly changedSince?: Date;
   readonly changedBefore?: Date;
   readonly createdAt?: Date;
@@ -102,6 +105,9 @@ function* conditions(filter: ServerFilter): Generator<RawBuilder<boolean>> {
     [sql`reservation_id`, filter.reservationId],
     [sql`key_name`, filter.keyName],
     [sql`locked`, filter.locked],
+    [sql`vm_state`, filter.vmState],
+    [sql`task_state`, filter.taskState],
+    [sql`power_state`, filter.powerState],
   ];
   for (const [column, value] of equals) if (value !== undefined) yield sql<boolean>`${column} = ${value}`;
   if (filter.namePattern !== undefined) yield sql<boolean>`name ~* ${filter.namePattern}`;

@@ -1,0 +1,31 @@
+import { type Static, Type } from 'typebox';
+import { exactly, ShortText } from '#api/compute/fields.ts';
+
+/** One action, as the one key of the body. What takes no parameter takes anything, as in Nova. */
+export const ActionBody = Type.Object(
+  {
+    reboot: Type.Optional(exactly({ type: Type.Enum(['SOFT', 'Soft', 'soft', 'HARD', 'Hard', 'hard']) })),
+    lock: Type.Optional(Type.Union([Type.Null(), exactly({ locked_reason: Type.Optional(ShortText) })])),
+    'os-resetState': Type.Optional(exactly({ state: Type.Union([Type.Literal('active'), Type.Literal('error')]) })),
+    'os-getConsoleOutput': Type.Optional(
+      exactly({
+        length: Type.Optional(
+          Type.Union([Type.Integer({ minimum: -1 }), Type.String({ pattern: '^(-1|[0-9]{1,9})$' }), Type.Null()]),
+        ),
+      }),
+    ),
+    'os-getSerialConsole': Type.Optional(exactly({ type: Type.Literal('serial') })),
+  },
+  { minProperties: 1, maxProperties: 1 },
+);
+export type ActionBody = Static<typeof ActionBody>;
+
+/** From 2.6 on; of the protocols only serial is served. */
+export const RemoteConsoleBody = exactly({
+  remote_console: exactly({
+    protocol: Type.Enum(['vnc', 'spice', 'rdp', 'serial', 'mks']),
+    type: Type.Union(
+      ['novnc', 'xvpvnc', 'spice-html5', 'rdp-html5', 'serial', 'webmks'].map((type) => Type.Literal(type)),
+    ),
+  }),
+});

@@ -1,0 +1,114 @@
+import type { FastifyRequest } from 'fastify';
+import type { RequestContext } from '#api/auth.ts';
+import type { ActionBody } from '#api/compute/action-schemas.ts';
+import { consoleOutput } from '#api/compute/console-output.ts';
+import { has, requireNotYet } from '#api/compute/microversions.ts';
+import type { ComputeAction } from '#api/compute/policy.ts';
+import { deleteOnce, noteLock, resetState } from '#api/compute/server-changes.ts';
+import { checkUnlocked } from '#api/compute/server-lookup.ts';
+import type { ComputeServices } from '#api/compute/services.ts';
+import { badRequest, NightlatchError } from '#core/errors.ts';
+import type { ServerAction } from '#core/server.ts';
+import type { Server } from '#db/servers.ts';
+
+/** One action asked of a server that the caller may see. */
+export type ActionCall = {
+  readonly request: FastifyRequest;
+  readonly body: ActionBody;
+  readonly context: RequestContext;
+  readonly server: Server;
+  readonly services: ComputeServices;
+};
+
+/** Who may do it, and what it does: it answers 200 with a body, or 202 without. */
+export type Action = {
+  readonly policy: ComputeAction;
+  readonly run: (call: ActionCall) => Promise<object | null>;
+};
+
+/** Actions that are served, by the name a client sends. See Compute API "Servers - run an action". */
+export const actions: Readonly<Record<string, Action>> = {
+  'os-start': operation('os_compute_api:servers:start', 'start'),
+  'os-stop': operation('os_compute_api:servers:stop', 'stop'),
+  suspend: operation('os_compute_api:os-suspend-server:suspend', 'suspend'),
+  resume: operation('os_compute_api:os-suspend-server:resume', 'resume'),
+  pause: operation('os_compute_api:os-pause-server:pause', 'pause'),
+  unpause: operation('os_compute_api:os-pause-server:unpause', 'unpause'),
+  reboot: {
+    policy: 'os_compute_api:servers:reboot',
+    run: async (call) => {
+      const isHard = call.body.reboot?.type.toUpperCase() === 'HARD';
+      return await start(call, isHard ? 'reboot-hard' : 'reboot-soft');
+    },
+  },
+  forceDelete: {
+    policy: 'os_compute_api:servers:delete',
+    run: async ({ services, server, context }) => {
+      checkUnlocked(server, context);
+      await deleteOnce(services, server.id, context);
+      return null;
+    },
+  },
+  lock: {
+    policy: 'os_compute_api:os-lock-server:lock',
+    run: async ({ request, body, services, server }) => {
+      if (body.lock && !has(request, 'locked-reason')) {
+        throw badRequest('Invalid input for field/attribute lock: a reason came with microversion 2.73.');
+      }
+      await noteLock(services.db, server.id, true);
+      return null;
+    },
+  },
+  unlock: {
+    policy: 'os_compute_api:os-lock-server:unlock',
+    run: async ({ services, server }) => {
+      await noteLock(services.db, server.id, false);
+      return null;
+    },
+  },
+  'os-resetState': {
+    policy: 'os_compute_api:os-admin-actions:reset_state',
+    run: async ({ body, services, server }) => {
+      await resetState(services.db, server, body['os-resetState']?.state ?? 'error');
+      return null;
+    },
+  },
+  'os-getConsoleOutput': {
+    policy: 'os_compute_api:os-console-output',
+    run: async ({ body, services, server }) => {
+      const length = Number(body['os-getConsoleOutput']?.length ?? -1);
+      return { output: await consoleOutput(services.operations, server, length) };
+    },
+  },
+  'os-getSerialConsole': {
+    policy: 'os_compute_api:os-remote-consoles',
+    run: async ({ request, services, server }) => {
+      requireNotYet(request, 'remote-consoles');
+      return { console: { type: 'serial', url: services.consoles.offer(request, server) } };
+    },
+  },
+};
+
+/** Actions that Compute has and that are not served: 501, as from a driver that cannot do them. */
+export const unservedActions: ReadonlySet<string> = new Set([
+  ...['rescue', 'unrescue', 'resize', 'confirmResize', 'revertResize', 'rebuild', 'migrate', 'os-migrateLive'],
+  ...['createImage', 'createBackup', 'shelve', 'shelveOffload', 'unshelve', 'evacuate', 'restore', 'changePassword'],
+  ...['os-getVNCConsole', 'os-getSPICEConsole', 'os-getRDPConsole', 'trigger_crash_dump', 'resetNetwork'],
+  ...['addSecurityGroup', 'removeSecurityGroup', 'addFixedIp', 'removeFixedIp', 'addFloatingIp', 'removeFloatingIp'],
+  'injectNetworkInfo',
+]);
+
+/** The refusal of one of those. */
+export function notServed(name: string): NightlatchError {
+  return new NightlatchError('not-implemented', { reason: `The requested functionality is not supported: ${name}.` });
+}
+
+function operation(policy: ComputeAction, action: ServerAction): Action {
+  return { policy, run: (call) => start(call, action) };
+}
+
+async function start({ server, context, services }: ActionCall, action: ServerAction): Promise<null> {
+  checkUnlocked(server, context);
+  await services.operations.act(action, server.id, context);
+  return null;
+}

@@ -1,0 +1,28 @@
+import { badRequest } from '#core/errors.ts';
+import type { ImageId } from '#core/ids.ts';
+import type { ImageStore, ImageViewer } from '#images/image-store.ts';
+
+/** An image that a server can boot from. */
+export type BootImage = {
+  readonly id: ImageId;
+  readonly name: string;
+  readonly virtualSizeBytes: number;
+  readonly minDiskGib: number;
+  readonly minRamMib: number;
+  readonly properties: Readonly<Record<string, string>>;
+};
+
+/** The image, when it is there for the viewer and ready. @throws bad-request (400) with Nova's texts. */
+export async function getBootImage(images: ImageStore, id: string, viewer: ImageViewer): Promise<BootImage> {
+  const image = await images.find(id as ImageId, viewer);
+  if (!image) throw badRequest('Can not find requested image');
+  if (image.status !== 'active' || image.virtualSizeBytes === null) throw badRequest(`Image ${id} is not active.`);
+  return {
+    id: image.id,
+    name: image.name ?? image.id,
+    virtualSizeBytes: image.virtualSizeBytes,
+    minDiskGib: image.minDiskGib,
+    minRamMib: image.minRamMib,
+    properties: image.properties,
+  };
+}

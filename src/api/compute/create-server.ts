@@ -1,0 +1,182 @@
+import { randomBytes } from 'node:crypto';
+import type { FastifyRequest } from 'fastify';
+import type { RequestContext } from '#api/auth.ts';
+import { type BootImage, getBootImage } from '#api/compute/boot-image.ts';
+import { imageIdFrom, refuseUnserved } from '#api/compute/create-checks.ts';
+import { isStorableText, toBoolean, toInteger } from '#api/compute/fields.ts';
+import { has } from '#api/compute/microversions.ts';
+import { allowed } from '#api/compute/policy.ts';
+import { checkMetadataCount } from '#api/compute/server-metadata.ts';
+import type { CreateServer } from '#api/compute/server-schemas.ts';
+import type { ComputeServices } from '#api/compute/services.ts';
+import { resolveEncryptionIntent } from '#core/encryption-intent.ts';
+import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
+import { GIB } from '#core/sizes.ts';
+import { type Flavor, findFlavor } from '#db/flavors.ts';
+import type { Server } from '#db/servers.ts';
+import type { ServerRequest } from '#operations/server-operations.ts';
+
+/** Nobody asks for more servers than this in one request. */
+const MAX_COUNT = 100;
+
+export type CreatedServer = {
+  /** The first of those asked for. */
+  readonly server: Server;
+  readonly adminPass: string;
+  readonly securityGroups: readonly string[];
+  /** The client wants to know the reservation rather than the server. */
+  readonly reservationOnly: boolean;
+};
+
+type Asked = CreateServer['server'];
+
+/**
+ * Judges a request for servers, and sets their creation going. On return their rows are durable.
+ *
+ * *Throws* bad-request, refused, encryption-conflict or encryption-format-invalid, each before anything was made.
+ */
+export async function createServers(
+  request: FastifyRequest,
+  body: CreateServer,
+  context: RequestContext,
+  services: ComputeServices,
+): Promise<CreatedServer> {
+  const asked = body.server;
+  const { minCount, maxCount } = countsFrom(asked);
+  const network = networkFrom(request, asked);
+  refuseUnserved(body, request);
+  const flavor = await getAskedFlavor(services, asked, context);
+  const image = await getBootImage(services.images, imageIdFrom(asked), context);
+  checkFit(flavor, image);
+  if (flavor.root_gib === 0) allowed(request, 'os_compute_api:servers:create:zero_disk_flavor');
+  const prototype = prototypeFrom(asked, flavor, image, network);
+  const servers = await createEach(prototype, { minCount, maxCount }, context, services);
+  return {
+    server: servers[0],
+    // Echoed for clients that insist on one; nothing sets it in the guest.
+    adminPass: asked.adminPass ?? randomBytes(9).toString('base64url'),
+    securityGroups: [...new Set((asked.security_groups ?? []).map(({ name }) => name ?? 'default'))],
+    reservationOnly: toBoolean(asked.return_reservation_id ?? false),
+  };
+}
+
+function prototypeFrom(
+  asked: Asked,
+  flavor: Flavor,
+  image: BootImage,
+  network: ServerRequest['network'],
+): ServerRequest {
+  const metadata = asked.metadata ?? {};
+  checkMetadataCount(metadata);
+  const userData = userDataFrom(asked);
+  return {
+    name: asked.name,
+    description: asked.description ?? null,
+    flavor: {
+      id: flavor.id,
+      name: flavor.name,
+      vcpus: flavor.vcpus,
+      ramMib: flavor.ram_mib,
+      rootGib: flavor.root_gib,
+      ephemeralGib: flavor.ephemeral_gib,
+      swapMib: flavor.swap_mib,
+      extraSpecs: flavor.extra_specs,
+    },
+    image: { id: image.id, virtualSizeBytes: image.virtualSizeBytes },
+    intent: resolveEncryptionIntent(
+      { name: flavor.name, properties: flavor.extra_specs },
+      { name: image.name, properties: image.properties },
+    ),
+    metadata,
+    tags: [...new Set(asked.tags ?? [])].sort(),
+    userData,
+    // There is no metadata service, so the config drive is the one way for user data to reach the guest.
+    configDrive: toBoolean(asked.config_drive ?? false) || userData !== null,
+    network,
+    keyName: null,
+    reservationId: `r-${randomBytes(4).toString('hex')}`,
+  };
+}
+
+/** Creates up to `maxCount`; fewer than `minCount` are as good as none, and undone. */
+async function createEach(
+  prototype: ServerRequest,
+  { minCount, maxCount }: { minCount: number; maxCount: number },
+  context: RequestContext,
+  { operations }: ComputeServices,
+): Promise<[Server, ...Server[]]> {
+  const nameOf = (i: number): string => (maxCount === 1 ? prototype.name : `${prototype.name}-${i + 1}`);
+  const first = await operations.create({ ...prototype, name: nameOf(0) }, context);
+  const servers: [Server, ...Server[]] = [first];
+  try {
+    while (servers.length < maxCount) {
+      servers.push(await operations.create({ ...prototype, name: nameOf(servers.length) }, context));
+    }
+  } catch (error) {
+    if (servers.length >= minCount) return servers;
+    for (const { id } of servers) await operations.act('delete', id, context);
+    throw error;
+  }
+  return servers;
+}
+
+function countsFrom(asked: Asked): { minCount: number; maxCount: number } {
+  const minCount = toInteger('min_count', asked.min_count ?? 1, 1);
+  const maxCount = toInteger('max_count', asked.max_count ?? minCount, 1);
+  if (minCount > maxCount) throw badRequest('min_count must be <= max_count');
+  if (maxCount > MAX_COUNT) {
+    throw new NightlatchError('refused', {
+      reason: `Quota exceeded for instances: Requested ${maxCount}, but at most ${MAX_COUNT} can be asked for at once`,
+    });
+  }
+  return { minCount, maxCount };
+}
+
+function networkFrom(request: FastifyRequest, asked: Asked): ServerRequest['network'] {
+  const { networks } = asked;
+  if (networks === undefined) {
+    if (has(request, 'networks-required')) throw badRequest("'networks' is a required property");
+    return 'none';
+  }
+  if (typeof networks === 'string') {
+    if (has(request, 'networks-required')) return networks === 'auto' ? 'user' : 'none';
+    throw badRequest(`Invalid input for field/attribute networks: '${networks}' came with microversion 2.37.`);
+  }
+  if (networks.length === 0) return 'none';
+  const named = networks[0]?.uuid ?? networks[0]?.port ?? networks[0]?.fixed_ip ?? '';
+  throw badRequest(
+    `Network ${shorten(named, 64)} could not be found. There is no network service here: ask for the networks 'none' or 'auto'.`,
+  );
+}
+
+function userDataFrom(asked: Asked): string | null {
+  const text = asked.user_data?.replaceAll(/\s/g, '') ?? '';
+  if (text === '') return null;
+  const isBase64 = /^[A-Za-z0-9+/]*={0,2}$/.test(text) && text.length % 4 === 0;
+  if (!isBase64) throw badRequest('Invalid input for field/attribute user_data: it is not base64.');
+  return text;
+}
+
+async function getAskedFlavor({ db }: ComputeServices, asked: Asked, context: RequestContext): Promise<Flavor> {
+  const id = String(asked.flavorRef).split('/').at(-1) ?? '';
+  const flavor = isStorableText(id) ? await findFlavor(db, id, context.isAdmin ? null : context.projectId) : null;
+  if (!flavor || flavor.disabled) throw badRequest(`Flavor ${shorten(id)} could not be found.`);
+  return flavor;
+}
+
+/** See nova.compute.api `_validate_flavor_image_nostatus`. */
+function checkFit(flavor: Flavor, image: BootImage): void {
+  if (flavor.ram_mib < image.minRamMib) throw badRequest("Flavor's memory is too small for requested image.");
+  if (flavor.root_gib === 0) return;
+  const diskBytes = flavor.root_gib * GIB;
+  if (diskBytes < image.virtualSizeBytes) {
+    throw badRequest(
+      `Flavor's disk is too small for requested image. Flavor disk is ${diskBytes} bytes, image is ${image.virtualSizeBytes} bytes.`,
+    );
+  }
+  if (flavor.root_gib < image.minDiskGib) {
+    throw badRequest(
+      `Flavor's disk is smaller than the minimum size specified in image metadata. Flavor disk is ${diskBytes} bytes, minimum size is ${image.minDiskGib * GIB} bytes.`,
+    );
+  }
+}

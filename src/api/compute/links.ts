@@ -1,0 +1,33 @@
+import type { FastifyRequest } from 'fastify';
+import { V21_PATH } from '#api/compute/versions.ts';
+import { publicUrlOf } from '#api/public-url.ts';
+
+/** Where things lie, as the client reaches them. */
+export type Link = { readonly rel: string; readonly href: string };
+
+/** The link to a thing with its version, and the one that outlasts versions. */
+export function linksTo(request: FastifyRequest, publicUrl: string | null, path: string): Link[] {
+  const base = publicUrlOf(request, publicUrl);
+  return [
+    { rel: 'self', href: `${base}${V21_PATH}/${path}` },
+    { rel: 'bookmark', href: `${base}/compute/${path}` },
+  ];
+}
+
+/** The link that outlasts versions alone. */
+export function bookmarkTo(request: FastifyRequest, publicUrl: string | null, path: string): Link[] {
+  return linksTo(request, publicUrl, path).slice(1);
+}
+
+/** The link to the next page, when the page is full: the same query, after the last item. */
+export function nextPage(
+  request: FastifyRequest,
+  publicUrl: string | null,
+  page: { readonly path: string; readonly limit: number; readonly ids: readonly string[] },
+): Link[] {
+  const last = page.ids.at(-1);
+  if (last === undefined || page.ids.length < page.limit) return [];
+  const query = new URLSearchParams(request.url.split('?')[1] ?? '');
+  query.set('marker', last);
+  return [{ rel: 'next', href: `${publicUrlOf(request, publicUrl)}${V21_PATH}/${page.path}?${query}` }];
+}

@@ -1,0 +1,107 @@
+import type { FastifyRequest } from 'fastify';
+import { badRequest, NightlatchError } from '#core/errors.ts';
+
+/** Microversions are 2.N; only N is kept. */
+export const MIN_MICROVERSION = 1;
+/** The highest for which every endpoint served here answers as Compute API v2.1 says. */
+export const MAX_MICROVERSION = 93;
+
+/** What a request may use, or an answer shows, from which microversion. See "REST API Version History" of Compute. */
+export const features = {
+  'server-extended-attributes': 3,
+  'remote-consoles': 6,
+  'no-access-to-public-flavor': 7,
+  'server-locked': 9,
+  'service-forced-down': 11,
+  'server-host-status': 16,
+  'server-description': 19,
+  'server-tags': 26,
+  'hypervisor-cpu-info-object': 28,
+  'no-network-limits': 36,
+  'networks-required': 37,
+  'unknown-status-refused': 38,
+  'no-image-limits': 39,
+  'server-flavor-embedded': 47,
+  'tags-at-create': 52,
+  'uuid-of-services': 53,
+  'flavor-description': 55,
+  'no-personality': 57,
+  'flavor-extra-specs-shown': 61,
+  'trusted-image-certificates': 63,
+  'changes-before': 66,
+  'server-groups-shown': 71,
+  'locked-reason': 73,
+  'host-at-create': 74,
+  'strict-queries': 75,
+  'extra-specs-checked': 86,
+  'hypervisor-short': 88,
+  'server-hostname': 90,
+  'keypair-import-only': 92,
+} as const satisfies Record<string, number>;
+export type Feature = keyof typeof features;
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** N of the microversion 2.N the client asked for. */
+    microversion: number;
+  }
+}
+
+/** The header of all services, and the one Compute had before; an answer carries both. */
+export const MICROVERSION_HEADER = 'OpenStack-API-Version';
+export const LEGACY_MICROVERSION_HEADER = 'X-OpenStack-Nova-API-Version';
+
+/** Whether the microversion the client asked for has this. */
+export function has(request: Pick<FastifyRequest, 'microversion'>, feature: Feature): boolean {
+  return request.microversion >= features[feature];
+}
+
+/** Lets a method pass that came with this feature. @throws not-there (404), as for a method that does not exist. */
+export function requireFeature(request: FastifyRequest, feature: Feature): void {
+  if (!has(request, feature)) throw notInThisVersion(request);
+}
+
+/** Lets a method pass that went with this feature. @throws not-there (404). */
+export function requireNotYet(request: FastifyRequest, feature: Feature): void {
+  if (has(request, feature)) throw notInThisVersion(request);
+}
+
+function notInThisVersion(request: FastifyRequest): NightlatchError {
+  return new NightlatchError('not-there', {
+    reason: `API version 2.${request.microversion} is not supported on this method.`,
+  });
+}
+
+/**
+ * N of the microversion 2.N that a request's headers ask for; without any, the least.
+ *
+ * @throws bad-request when it is no version; not-acceptable-version (406) when it is not served.
+ * See the OpenStack API guideline "Microversion Specification".
+ */
+export function parseMicroversion(headers: {
+  readonly current: string | null;
+  readonly legacy: string | null;
+}): number {
+  const asked = entryFor('compute', headers.current) ?? headers.legacy?.trim() ?? null;
+  if (asked === null) return MIN_MICROVERSION;
+  if (asked.toLowerCase() === 'latest') return MAX_MICROVERSION;
+  const match = /^([1-9]\d{0,5})\.([1-9]\d{0,5}|0)$/.exec(asked);
+  if (!match) {
+    throw badRequest(
+      `API Version String ${asked.slice(0, 64)} is of invalid format. Must be of format MajorNum.MinorNum.`,
+    );
+  }
+  const minor = Number(match[2]);
+  if (match[1] === '2' && minor >= MIN_MICROVERSION && minor <= MAX_MICROVERSION) return minor;
+  throw new NightlatchError('not-acceptable-version', {
+    version: asked,
+    min: `2.${MIN_MICROVERSION}`,
+    max: `2.${MAX_MICROVERSION}`,
+  });
+}
+
+/** The version named for a service in `compute 2.79, identity 3.1`; of several the last. */
+function entryFor(service: string, header: string | null): string | null {
+  const entries = (header ?? '').split(',').map((entry) => entry.trim().split(/\s+/));
+  return entries.findLast(([name, version]) => name?.toLowerCase() === service && version)?.[1] ?? null;
+}

@@ -1,0 +1,70 @@
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
+import type { FastifyInstance } from 'fastify';
+import { requireToken } from '#api/auth.ts';
+import { catalogServices } from '#api/catalog.ts';
+import { Consoles } from '#api/compute/consoles.ts';
+import { addExtraSpecRoutes } from '#api/compute/extra-spec-routes.ts';
+import { presentFailure } from '#api/compute/failure.ts';
+import { addFlavorAccessRoutes } from '#api/compute/flavor-access-routes.ts';
+import { addFlavorRoutes } from '#api/compute/flavor-routes.ts';
+import { addMetadataRoutes } from '#api/compute/metadata-routes.ts';
+import {
+  LEGACY_MICROVERSION_HEADER,
+  MICROVERSION_HEADER,
+  MIN_MICROVERSION,
+  parseMicroversion,
+} from '#api/compute/microversions.ts';
+import { addServerActionRoutes } from '#api/compute/server-action-routes.ts';
+import { addServerRoutes } from '#api/compute/server-routes.ts';
+import type { ComputeDependencies, ComputeServices } from '#api/compute/services.ts';
+import { addTagRoutes } from '#api/compute/tag-routes.ts';
+import { presentVersion, presentVersions } from '#api/compute/versions.ts';
+import type { ApiService } from '#api/server.ts';
+
+/** The compute service: Nova's v2.1 API as far as it is served here. */
+export function computeService(dependencies: ComputeDependencies): ApiService {
+  const { identity, publicUrl } = dependencies;
+  return {
+    catalog: catalogServices.compute,
+    present: presentFailure,
+    routes: async (app) => {
+      requireToken(app, identity);
+      negotiateMicroversion(app);
+      app.get('/', { config: { public: true } }, (request) => presentVersions(request, publicUrl));
+      app.get('/v2.1', { config: { public: true } }, (request) => presentVersion(request, publicUrl));
+      await app.register(v21({ ...dependencies, consoles: new Consoles(publicUrl) }), { prefix: '/v2.1' });
+    },
+  };
+}
+
+function v21(services: ComputeServices) {
+  return async (scope: FastifyInstance): Promise<void> => {
+    const app = scope.withTypeProvider<TypeBoxTypeProvider>();
+    addFlavorRoutes(app, services);
+    addExtraSpecRoutes(app, services);
+    addFlavorAccessRoutes(app, services);
+    addServerRoutes(app, services);
+    addServerActionRoutes(app, services);
+    addMetadataRoutes(app, services);
+    addTagRoutes(app, services);
+  };
+}
+
+/** Every answer says which microversion it is of; one to a version that is not served says none. */
+function negotiateMicroversion(app: FastifyInstance): void {
+  app.decorateRequest('microversion', MIN_MICROVERSION);
+  app.addHook('onRequest', async (request, reply) => {
+    reply.header('x-compute-request-id', request.id);
+    request.microversion = parseMicroversion({
+      current: textOf(request.headers[MICROVERSION_HEADER.toLowerCase()]),
+      legacy: textOf(request.headers[LEGACY_MICROVERSION_HEADER.toLowerCase()]),
+    });
+    reply.header(MICROVERSION_HEADER, `compute 2.${request.microversion}`);
+    reply.header(LEGACY_MICROVERSION_HEADER, `2.${request.microversion}`);
+    reply.header('vary', `${MICROVERSION_HEADER}, ${LEGACY_MICROVERSION_HEADER}`);
+  });
+}
+
+function textOf(header: string | string[] | undefined): string | null {
+  return header === undefined ? null : [header].flat().join(',');
+}

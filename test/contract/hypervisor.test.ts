@@ -1,16 +1,19 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { after, afterEach, before, describe, test } from 'node:test';
 import { NightlatchError } from '#core/errors.ts';
 import { type HostPath, newId, type ServerId } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
-import type { DomainKey, DomainSpec, HypervisorEvent } from '#host/hypervisor/hypervisor.ts';
+import { run } from '#host/exec.ts';
+import type { DomainDisk, DomainKey, DomainSpec, HypervisorEvent } from '#host/hypervisor/hypervisor.ts';
+import { secretXml } from '#host/hypervisor/libvirt/domain-xml.ts';
 import { LibvirtHypervisor } from '#host/hypervisor/libvirt/driver.ts';
+import { LibvirtPool } from '#host/hypervisor/libvirt/pool.ts';
 import { PrivateLibvirt } from '#host/hypervisor/libvirt/private-daemon.ts';
 import { releaseRunDirectory } from '#host/run-directory.ts';
-import { makeBootDisk } from '#test/support/boot-sector.ts';
+import { bootSector, exportLuks, formatLuks, makeBootDisk } from '#test/support/boot-sector.ts';
 
 const WAIT_MS = 20_000;
 
@@ -22,11 +25,7 @@ describe('a hypervisor (libvirt, real guests)', { timeout: 240_000 }, () => {
 
   before(async () => {
     data = await mkdtemp('/tmp/nl-hv-');
-    libvirt = await PrivateLibvirt.start({
-      runDirectory: `${data}/run` as HostPath,
-      cacheDirectory: `${data}/cache` as HostPath,
-      onTrouble: (error) => assert.fail(String(error)),
-    });
+    libvirt = await startLibvirt();
     hypervisor = await LibvirtHypervisor.open({
       uri: libvirt.uri,
       libvirtdPidFile: libvirt.libvirtdPidFile,
@@ -48,6 +47,19 @@ describe('a hypervisor (libvirt, real guests)', { timeout: 240_000 }, () => {
     assert.deepEqual(await hypervisor.secrets(), []);
     assert.deepEqual(await qemuPids(data), []);
   });
+
+  function startLibvirt(): Promise<PrivateLibvirt> {
+    return PrivateLibvirt.start({
+      runDirectory: `${data}/run` as HostPath,
+      cacheDirectory: `${data}/cache` as HostPath,
+      onTrouble: (error) => assert.fail(String(error)),
+    });
+  }
+
+  /** Until `reconnected` is told after the first `told` events. */
+  function reconnected(told: number): Promise<unknown> {
+    return until('reconnected', async () => events.slice(told).find(({ kind }) => kind === 'reconnected') ?? null);
+  }
 
   /** A server with one encrypted boot disk, and its key. */
   async function encryptedServer(): Promise<{ spec: DomainSpec; keys: DomainKey[] }> {
@@ -169,6 +181,8 @@ describe('a hypervisor (libvirt, real guests)', { timeout: 240_000 }, () => {
     await hypervisor.save(id, file);
     assert.deepEqual(await ended(id), { kind: 'ended', serverId: id, why: 'saved' });
     assert.deepEqual(await qemuPids(data), []);
+    assert.ok((await readFile(file)).includes(bootSector()), 'a plain file holds guest memory in clear');
+    await assert.rejects(hypervisor.restore({ ...spec, serverId: newId() }, file, keys), /another server/);
     await hypervisor.restore(spec, file, keys);
     assert.deepEqual(await hypervisor.secrets(), []);
     assert.equal(await hypervisor.state(id), 'paused');
@@ -176,6 +190,51 @@ describe('a hypervisor (libvirt, real guests)', { timeout: 240_000 }, () => {
     await hypervisor.unpause(id);
     await type(hypervisor.consoleSocket(id), 'n');
     await says(id, 'READY\nab');
+  });
+
+  test('save to an unlocked disk and restore: nothing of guest memory lies in clear on the medium', async () => {
+    const { spec, keys, id } = await started();
+    await says(id, 'READY\n');
+    using key = Secret.generate();
+    const medium = `${data}/${id}.memory` as HostPath;
+    await formatLuks(medium, key, 128 * 1024 * 1024);
+    await using unlocked = await exportLuks(medium, key, `${data}/run/unlocked/${id}` as HostPath);
+    await hypervisor.save(id, unlocked.path);
+    await hypervisor.restore(spec, unlocked.path, keys);
+    await hypervisor.unpause(id);
+    await type(hypervisor.consoleSocket(id), 'n');
+    await says(id, 'READY\na');
+    assert.ok(!(await readFile(medium)).includes(bootSector().subarray(0, 64)));
+  });
+
+  test('saving is refused when libvirt does not see the unlocked disk', async () => {
+    const { id } = await started();
+    using key = Secret.generate();
+    const medium = `${data}/${id}.memory` as HostPath;
+    await formatLuks(medium, key, 128 * 1024 * 1024);
+    await using unlocked = await exportLuks(medium, key, `${data}/run/unlocked/${id}` as HostPath);
+    const pid = (await readFile(libvirt.libvirtdPidFile, 'utf8')).trim();
+    const doing = "Unmounting in libvirt's namespace";
+    await run('nsenter', [`--mount=/proc/${pid}/ns/mnt`, 'umount', unlocked.path], { doing });
+    await assert.rejects(
+      hypervisor.save(id, unlocked.path),
+      failsWith('memory-unprotected', /nothing is mounted there/),
+    );
+    assert.equal(await hypervisor.state(id), 'running');
+  });
+
+  test('a save that fails lets the guest run on', async () => {
+    const { id } = await started();
+    const file = `${data}/no/such/folder` as HostPath;
+    await assert.rejects(hypervisor.save(id, file), failsWith('hypervisor-failed', /no\/such\/folder/));
+    assert.equal(await hypervisor.state(id), 'running');
+  });
+
+  test('restoring from what is no saved memory is refused', async () => {
+    const { spec, keys } = await encryptedServer();
+    const file = `${data}/rubbish` as HostPath;
+    await writeFile(file, Buffer.alloc(8192, 'x'));
+    await assert.rejects(hypervisor.restore(spec, file, keys), failsWith('hypervisor-failed', /./));
   });
 
   test('saving under the unlocked folder is refused unless libvirt sees the same FUSE mount there', async () => {
@@ -194,11 +253,20 @@ describe('a hypervisor (libvirt, real guests)', { timeout: 240_000 }, () => {
     assert.equal(await hypervisor.state(id), 'running');
   });
 
+  test('call workers that are killed in the middle of a start leave no secret', async () => {
+    const { spec, keys } = await encryptedServer();
+    const starting = hypervisor.start(spec, keys);
+    await until('a secret is defined', async () => ((await hypervisor.secrets()).length > 0 ? true : null));
+    for (const pid of hypervisor.workerPids.calls) process.kill(pid, 'SIGKILL');
+    await starting.catch(failsWith('hypervisor-unavailable', /SIGKILL/));
+    assert.deepEqual(await hypervisor.secrets(), []);
+  });
+
   test('an event worker that is killed is replaced, which is told', async () => {
     const { id } = await started();
     const told = events.length;
     process.kill(Number(hypervisor.workerPids.events), 'SIGKILL');
-    await until('reconnected', async () => events.slice(told).find(({ kind }) => kind === 'reconnected') ?? null);
+    await reconnected(told);
     await hypervisor.destroy(id);
     await ended(id);
   });
@@ -209,13 +277,90 @@ describe('a hypervisor (libvirt, real guests)', { timeout: 240_000 }, () => {
     const told = events.length;
     const pid = (await readFile(libvirt.libvirtdPidFile, 'utf8')).trim();
     process.kill(Number(pid), 'SIGKILL');
-    await until('reconnected', async () => events.slice(told).find(({ kind }) => kind === 'reconnected') ?? null);
+    await reconnected(told);
     assert.notEqual((await readFile(libvirt.libvirtdPidFile, 'utf8')).trim(), pid);
     assert.equal((await hypervisor.domains())[0]?.serverId, id);
     await type(hypervisor.consoleSocket(id), 'n');
     await says(id, 'READY\na');
   });
+  test('without libvirt every call says so; another start adopts what runs', async () => {
+    const { id } = await started();
+    await says(id, 'READY\n');
+    const told = events.length;
+    await libvirt.stop();
+    await assert.rejects(hypervisor.state(id), failsWith('hypervisor-unavailable', /libvirt does not answer/));
+    libvirt = await startLibvirt();
+    await reconnected(told);
+    const pid = await readFile(libvirt.libvirtdPidFile, 'utf8');
+    await libvirt[Symbol.asyncDispose]();
+    libvirt = await startLibvirt();
+    assert.equal(await readFile(libvirt.libvirtdPidFile, 'utf8'), pid);
+    assert.equal((await hypervisor.domains())[0]?.serverId, id);
+    await hypervisor.destroy(id);
+    await ended(id);
+  });
+
+  test('secrets that a crash left are listed and forgotten', async () => {
+    const pool = new LibvirtPool(libvirt.uri);
+    await using _ = pool;
+    using key = Secret.generate();
+    for (const usage of ['nightlatch:a', 'nightlatch:b', 'of-others']) {
+      await pool.call('setSecret', [secretXml(randomUUID(), usage), usage], { doing: 'Testing', key });
+    }
+    assert.deepEqual((await hypervisor.secrets()).sort(), ['a', 'b']);
+    await hypervisor.forgetSecrets();
+    assert.deepEqual(await hypervisor.secrets(), []);
+    assert.deepEqual(await pool.call('listSecrets', [''], { doing: 'Testing' }), ['of-others']);
+    await pool.call('forgetSecrets', ['of-others'], { doing: 'Testing' });
+  });
+
+  test('qcow2, a CD-ROM, a network card and more memory start too; a reset guest boots again', async () => {
+    const { spec, keys } = await encryptedServer();
+    const id = spec.serverId;
+    const more = [`${data}/${id}.qcow2`, `${data}/${id}.iso`] as HostPath[];
+    await run('qemu-img', ['create', '-q', '-f', 'qcow2', String(more[0]), '1M'], { doing: 'Making a disk' });
+    await writeFile(String(more[1]), Buffer.alloc(65536));
+    const disks = [
+      ...spec.disks,
+      { ...plainDisk(more[0], 'vdb', 'disk'), attachment: { path: more[0] as HostPath, format: 'qcow2' } },
+      plainDisk(more[1], 'sda', 'cdrom'),
+    ] as const;
+    await hypervisor.start({ ...spec, disks, network: 'user', vcpus: 2, memoryMib: 128 }, keys);
+    await says(id, 'READY\n');
+    await type(hypervisor.consoleSocket(id), 'r');
+    await says(id, 'READY\nREADY\n');
+  });
+
+  test('a console log is bounded, keeps the newest and can be forgotten', async () => {
+    const { id } = await started();
+    await says(id, 'READY\n');
+    assert.equal((await hypervisor.consoleLog(id, 3)).toString(), 'DY\n');
+    await type(hypervisor.consoleSocket(id), 'f');
+    const files = async () => {
+      const names = await readdir(`${data}/run/console`);
+      return Promise.all(
+        names.filter((name) => name.startsWith(id)).map((name) => stat(`${data}/run/console/${name}`)),
+      );
+    };
+    await until('the log is full', async () => ((await files()).length > 1 ? true : null));
+    const log = await hypervisor.consoleLog(id, 600_000);
+    assert.match(log.subarray(-600).toString(), /^f+$/);
+    assert.ok(log.length > 500_000);
+    await until('the log was full twice', async () => {
+      const start = await hypervisor.consoleLog(id, 2 ** 24);
+      return start.includes('READY') ? null : true;
+    });
+    assert.ok((await files()).reduce((sum, { size }) => sum + size, 0) <= 1.1 * 1024 * 1024);
+    await hypervisor.destroy(id);
+    await hypervisor.forgetConsole(id);
+    assert.equal((await hypervisor.consoleLog(id, 1000)).length, 0);
+  });
 });
+
+function plainDisk(path: HostPath | undefined, target: string, device: 'disk' | 'cdrom'): DomainDisk {
+  const attachment = { path: path ?? ('' as HostPath), format: 'raw' } as const;
+  return { attachment, target, device, serial: target, encryption: null };
+}
 
 function failsWith(code: string, message: RegExp): (error: unknown) => boolean {
   return (error) => {

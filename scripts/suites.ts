@@ -1,0 +1,51 @@
+import { glob } from 'node:fs/promises';
+import { run } from 'node:test';
+import { spec } from 'node:test/reporters';
+
+/** Every piece of evidence, quick ones first. Files within a suite run one after another: they share two cores. */
+const suites = {
+  unit: 'test/unit/*.test.ts',
+  contract: 'test/contract/*.test.ts',
+  scenario: 'test/scenario/*.test.ts',
+  guarantee: 'test/guarantee/*.test.ts',
+} as const;
+
+export type Suite = keyof typeof suites;
+export const allSuites = Object.keys(suites) as Suite[];
+
+export type Totals = { passed: number; failed: number };
+
+/** `covering`: a part of the slow tests that touches every operation; `all`: every one. Tests read it from the environment. */
+export type Depth = 'covering' | 'all';
+
+/** Runs suites with a line a test, and counts. A skipped test counts as failed: nothing here is optional. */
+export async function runSuites(names: readonly Suite[], depth: Depth, only: string | null = null): Promise<Totals> {
+  process.env.NIGHTLATCH_TEST_DEPTH = depth;
+  const totals: Totals = { passed: 0, failed: 0 };
+  for (const name of names) {
+    const files = (await Array.fromAsync(glob(suites[name]))).filter((file) => !only || file.includes(only)).sort();
+    if (files.length === 0) continue;
+    process.stdout.write(`\n== ${name}: ${files.length} file(s)\n`);
+    await runFiles(files, totals);
+  }
+  return totals;
+}
+
+async function runFiles(files: string[], totals: Totals): Promise<void> {
+  const stream = run({ files, concurrency: 1, execArgv: ['--disable-warning=DEP0205'] });
+  stream.on('test:pass', ({ details, skip, todo }) => {
+    if (details.type === 'suite') return;
+    if (skip !== undefined || todo !== undefined) totals.failed++;
+    else totals.passed++;
+  });
+  stream.on('test:fail', ({ details }) => {
+    if (details.type !== 'suite') totals.failed++;
+  });
+  for await (const text of stream.compose(new spec())) process.stdout.write(text as string);
+}
+
+/** The line that says how it went, and the exit code. */
+export function conclude(name: string, { passed, failed }: Totals): never {
+  process.stdout.write(`\n${name}: ${passed} passed, ${failed} failed\n`);
+  process.exit(failed === 0 && passed > 0 ? 0 : 1);
+}

@@ -52,5 +52,7 @@ function validationSentence(error: FastifyError): string {
   const where = first.instancePath.replaceAll('/', '.').replace(/^\./, '') || error.validationContext || 'body';
   const extra = first.params.additionalProperty ?? first.params.propertyName;
   const named = typeof extra === 'string' ? ` ('${shorten(extra, 64)}')` : '';
-  return `Invalid input for field/attribute ${shorten(where)}: it ${shorten(first.message ?? 'is invalid')}${named}.`;
+  const allowed = Array.isArray(first.params.allowedValues) ? ` (${first.params.allowedValues.join(', ')})` : '';
+  const what = `${shorten(first.message ?? 'is invalid')}${named}${allowed}`;
+  return `Invalid input for field/attribute ${shorten(where)}: it ${what}.`;
 }

@@ -36,6 +36,12 @@ export async function findImage(db: Queryable, id: ImageId): Promise<Image | nul
   return row ? toImage(row) : null;
 }
 
+/** The image, locked against other changes until the transaction ends. */
+export async function lockImage(transaction: Queryable, id: ImageId): Promise<Image | null> {
+  const row = await transaction.selectFrom('images').selectAll().where('id', '=', id).forUpdate().executeTakeFirst();
+  return row ? toImage(row) : null;
+}
+
 /** Images that a project sees, or all when null; community images of others are left out. Newest first. */
 export async function listImages(db: Queryable, projectId: ProjectId | null): Promise<Image[]> {
   let query = db.selectFrom('images').selectAll();

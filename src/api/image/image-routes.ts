@@ -11,7 +11,7 @@ import { createImageRequest, imageParams, listImagesQuery, patchRequest, readOnl
 import { enforce } from '#api/policy.ts';
 import { NightlatchError, notFound } from '#core/errors.ts';
 import { type ImageId, newId, type ProjectId } from '#core/ids.ts';
-import { insertImage, listImages, type NewImage, updateImage } from '#db/images.ts';
+import { insertImage, listImages, lockImage, type NewImage, updateImage } from '#db/images.ts';
 import type { Image } from '#images/image-store.ts';
 
 const PATCH_TYPE = 'application/openstack-images-v2.1-json-patch';
@@ -60,12 +60,15 @@ function patching(deps: ImageDependencies): FastifyPluginAsyncTypebox {
     app.patch('/images/:id', { schema: { params: imageParams, body: patchRequest } }, async (request) => {
       const { image, context } = await imageOf(request, request.params.id, deps);
       enforce(imagePolicy, 'modify_image', context, { projectId: image.projectId });
-      const change = changeFrom(request.body, image);
-      if (change.visibility === 'public' && image.visibility !== 'public') {
-        enforce(imagePolicy, 'publicize_image', context);
-      }
-      const changed = await updateImage(deps.db, image.id, change);
-      if (!changed) throw notFound('Image', image.id);
+      const changed = await deps.db.transaction().execute(async (transaction) => {
+        const current = await lockImage(transaction, image.id);
+        if (!current) throw notFound('Image', image.id);
+        const change = changeFrom(request.body, current);
+        if (change.visibility === 'public' && current.visibility !== 'public') {
+          enforce(imagePolicy, 'publicize_image', context);
+        }
+        return (await updateImage(transaction, image.id, change)) ?? current;
+      });
       return presentImage(changed);
     });
   };

@@ -14,6 +14,7 @@ import { LibvirtPool } from '#host/hypervisor/libvirt/pool.ts';
 import { PrivateLibvirt } from '#host/hypervisor/libvirt/private-daemon.ts';
 import { releaseRunDirectory } from '#host/run-directory.ts';
 import { bootSector, exportLuks, formatLuks, makeBootDisk } from '#test/support/boot-sector.ts';
+import { findInMemory } from '#test/support/memory-scan.ts';
 
 const WAIT_MS = 20_000;
 
@@ -251,6 +252,15 @@ describe('a hypervisor (libvirt, real guests)', { timeout: 240_000 }, () => {
     const { id } = await started();
     for (const pid of hypervisor.workerPids.calls) process.kill(pid, 'SIGKILL');
     assert.equal(await hypervisor.state(id), 'running');
+  });
+
+  test('after a start the key is in no process but QEMU', async () => {
+    const { spec, keys } = await encryptedServer();
+    const needle = keys[0]?.key.use((bytes) => Buffer.from(bytes.subarray(16, 48))) ?? Buffer.alloc(0);
+    await hypervisor.start(spec, keys);
+    const libvirtd = Number((await readFile(libvirt.libvirtdPidFile, 'utf8')).trim());
+    for (const pid of [libvirtd, ...hypervisor.workerPids.calls]) assert.deepEqual(await findInMemory(pid, needle), []);
+    assert.notDeepEqual(await findInMemory(process.pid, needle), [], 'what is there is found');
   });
 
   test('call workers that are killed in the middle of a start leave no secret', async () => {

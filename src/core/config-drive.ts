@@ -13,6 +13,7 @@ export type ConfigDriveFacts = {
   readonly serverId: string;
   readonly projectId: string;
   readonly name: string;
+  readonly hostname: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly launchIndex: number;
   /** Base64; null: none. */
@@ -24,7 +25,7 @@ export function configDriveFiles(facts: ConfigDriveFacts): ConfigDriveFile[] {
   const metaData = {
     uuid: facts.serverId,
     name: facts.name,
-    hostname: hostnameOf(facts.name),
+    hostname: facts.hostname,
     project_id: facts.projectId,
     launch_index: facts.launchIndex,
     availability_zone: 'nova',

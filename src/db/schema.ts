@@ -158,7 +158,16 @@ type ServersTable = {
   network: 'none' | 'user';
   key_name: string | null;
   reservation_id: string;
-  locked: Generated<boolean>;
+  /** Who locked it against changes; null: nobody. An admin's lock only an admin opens. */
+  locked_by: 'owner' | 'admin' | null;
+  locked_reason: string | null;
+  /** What the guest is to call itself; null: made from the name. */
+  hostname: string | null;
+  /** Position among the servers of one request, from 0. */
+  launch_index: Generated<number>;
+  disk_config: Generated<'AUTO' | 'MANUAL'>;
+  access_ipv4: string | null;
+  access_ipv6: string | null;
   vm_state: VmState;
   task_state: TaskState | null;
   power_state: PowerState;

@@ -104,12 +104,12 @@ function* conditions(filter: ServerFilter): Generator<RawBuilder<boolean>> {
     [sql`host`, filter.host],
     [sql`reservation_id`, filter.reservationId],
     [sql`key_name`, filter.keyName],
-    [sql`locked`, filter.locked],
+    [sql`locked_by is not null`, filter.locked],
     [sql`vm_state`, filter.vmState],
     [sql`task_state`, filter.taskState],
     [sql`power_state`, filter.powerState],
   ];
-  for (const [column, value] of equals) if (value !== undefined) yield sql<boolean>`${column} = ${value}`;
+  for (const [column, value] of equals) if (value !== undefined) yield sql<boolean>`(${column}) = ${value}`;
   if (filter.namePattern !== undefined) yield sql<boolean>`name ~* ${filter.namePattern}`;
   if (filter.deleted === 'no') yield sql<boolean>`vm_state <> 'deleted'`;
   if (filter.deleted === 'only') yield sql<boolean>`vm_state = 'deleted'`;
@@ -142,4 +142,21 @@ function isAfter(order: ServerOrder, id: string): RawBuilder<boolean> {
     return sql`(${sql.join(equal, sql``)}${sortColumns[key]} ${beyond} ${values[i]})`;
   });
   return sql<boolean>`(${sql.join(each, sql` or `)})`;
+}
+
+/** What a project's servers take together, whatever state they are in. */
+export async function serverUse(
+  db: Database,
+  projectId: string,
+): Promise<{ instances: number; vcpus: number; ramMib: number }> {
+  return await db
+    .selectFrom('servers')
+    .where(sql<string>`project_id`, '=', projectId)
+    .where('vm_state', '<>', 'deleted')
+    .select([
+      sql<number>`count(*)::int`.as('instances'),
+      sql<number>`coalesce(sum((flavor ->> 'vcpus')::bigint), 0)::bigint`.as('vcpus'),
+      sql<number>`coalesce(sum((flavor ->> 'ramMib')::bigint), 0)::bigint`.as('ramMib'),
+    ])
+    .executeTakeFirstOrThrow();
 }

@@ -1,5 +1,5 @@
 import type { Readable } from 'node:stream';
-import { type ConfigDriveFacts, configDriveFiles } from '#core/config-drive.ts';
+import { type ConfigDriveFacts, configDriveFiles, hostnameOf } from '#core/config-drive.ts';
 import type { Disk, DiskContent } from '#core/disk.ts';
 import type { HostName, ImageId, ServerId } from '#core/ids.ts';
 import type { Database } from '#db/database.ts';
@@ -123,8 +123,9 @@ function configDriveFacts(server: Server): ConfigDriveFacts {
     serverId: server.id,
     projectId: server.project_id,
     name: server.name,
+    hostname: server.hostname ?? hostnameOf(server.name),
     metadata: server.metadata,
-    launchIndex: 0,
+    launchIndex: server.launch_index,
     userData: server.user_data,
   };
 }

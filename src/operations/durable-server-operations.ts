@@ -130,6 +130,11 @@ function serverColumns(request: ServerRequest, requester: Requester) {
     config_drive: request.configDrive,
     network: request.network,
     key_name: request.keyName,
+    hostname: request.hostname,
+    launch_index: request.launchIndex,
+    disk_config: request.diskConfig,
+    access_ipv4: request.accessIpv4,
+    access_ipv6: request.accessIpv6,
     reservation_id: request.reservationId,
   };
 }

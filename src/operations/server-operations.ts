@@ -22,6 +22,13 @@ export type ServerRequest = {
   readonly configDrive: boolean;
   readonly network: 'none' | 'user';
   readonly keyName: string | null;
+  /** What the guest is to call itself; null: made from the name. */
+  readonly hostname: string | null;
+  /** Position among the servers of one request, from 0. */
+  readonly launchIndex: number;
+  readonly diskConfig: 'AUTO' | 'MANUAL';
+  readonly accessIpv4: string | null;
+  readonly accessIpv6: string | null;
   /** Shared by the servers of one request that asked for several. */
   readonly reservationId: string;
 };

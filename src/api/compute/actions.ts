@@ -4,7 +4,7 @@ import type { ActionBody } from '#api/compute/action-schemas.ts';
 import { consoleOutput } from '#api/compute/console-output.ts';
 import { has, requireNotYet } from '#api/compute/microversions.ts';
 import type { ComputeAction } from '#api/compute/policy.ts';
-import { deleteOnce, noteLock, resetState } from '#api/compute/server-changes.ts';
+import { deleteOnce, lockServer, resetState, unlockServer } from '#api/compute/server-changes.ts';
 import { checkUnlocked } from '#api/compute/server-lookup.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
 import { badRequest, NightlatchError } from '#core/errors.ts';
@@ -51,18 +51,18 @@ export const actions: Readonly<Record<string, Action>> = {
   },
   lock: {
     policy: 'os_compute_api:os-lock-server:lock',
-    run: async ({ request, body, services, server }) => {
+    run: async ({ request, body, services, server, context }) => {
       if (body.lock && !has(request, 'locked-reason')) {
         throw badRequest('Invalid input for field/attribute lock: a reason came with microversion 2.73.');
       }
-      await noteLock(services.db, server.id, true);
+      await lockServer(services.db, server, context, body.lock?.locked_reason ?? null);
       return null;
     },
   },
   unlock: {
     policy: 'os_compute_api:os-lock-server:unlock',
-    run: async ({ services, server }) => {
-      await noteLock(services.db, server.id, false);
+    run: async ({ services, server, context }) => {
+      await unlockServer(services.db, server, context);
       return null;
     },
   },

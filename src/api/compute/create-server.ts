@@ -3,7 +3,7 @@ import type { FastifyRequest } from 'fastify';
 import type { RequestContext } from '#api/auth.ts';
 import { type BootImage, getBootImage } from '#api/compute/boot-image.ts';
 import { imageIdFrom, refuseUnserved } from '#api/compute/create-checks.ts';
-import { isStorableText, toBoolean, toInteger } from '#api/compute/fields.ts';
+import { addressFrom, isStorableText, toBoolean, toInteger } from '#api/compute/fields.ts';
 import { has } from '#api/compute/microversions.ts';
 import { allowed } from '#api/compute/policy.ts';
 import { checkMetadataCount } from '#api/compute/server-metadata.ts';
@@ -55,7 +55,7 @@ export async function createServers(
     server: servers[0],
     // Echoed for clients that insist on one; nothing sets it in the guest.
     adminPass: asked.adminPass ?? randomBytes(9).toString('base64url'),
-    securityGroups: [...new Set((asked.security_groups ?? []).map(({ name }) => name ?? 'default'))],
+    securityGroups: [...new Set((asked.security_groups ?? [{}]).map(({ name }) => name ?? 'default'))],
     reservationOnly: toBoolean(asked.return_reservation_id ?? false),
   };
 }
@@ -94,6 +94,11 @@ function prototypeFrom(
     configDrive: toBoolean(asked.config_drive ?? false) || userData !== null,
     network,
     keyName: null,
+    hostname: asked.hostname?.toLowerCase() ?? null,
+    launchIndex: 0,
+    diskConfig: asked['OS-DCF:diskConfig'] ?? 'AUTO',
+    accessIpv4: addressFrom('accessIPv4', asked.accessIPv4),
+    accessIpv6: addressFrom('accessIPv6', asked.accessIPv6),
     reservationId: `r-${randomBytes(4).toString('hex')}`,
   };
 }
@@ -105,12 +110,12 @@ async function createEach(
   context: RequestContext,
   { operations }: ComputeServices,
 ): Promise<[Server, ...Server[]]> {
-  const nameOf = (i: number): string => (maxCount === 1 ? prototype.name : `${prototype.name}-${i + 1}`);
-  const first = await operations.create({ ...prototype, name: nameOf(0) }, context);
+  const nth = (i: number): ServerRequest => (maxCount === 1 ? prototype : nthOf(prototype, i));
+  const first = await operations.create(nth(0), context);
   const servers: [Server, ...Server[]] = [first];
   try {
     while (servers.length < maxCount) {
-      servers.push(await operations.create({ ...prototype, name: nameOf(servers.length) }, context));
+      servers.push(await operations.create(nth(servers.length), context));
     }
   } catch (error) {
     if (servers.length >= minCount) return servers;
@@ -118,6 +123,18 @@ async function createEach(
     throw error;
   }
   return servers;
+}
+
+/** Servers of one request are told apart by a number. */
+function nthOf(prototype: ServerRequest, i: number): ServerRequest {
+  const { name, hostname } = prototype;
+  const suffix = `-${i + 1}`;
+  return {
+    ...prototype,
+    name: `${name}${suffix}`,
+    hostname: hostname === null ? null : `${hostname.slice(0, 63 - suffix.length)}${suffix}`,
+    launchIndex: i,
+  };
 }
 
 function countsFrom(asked: Asked): { minCount: number; maxCount: number } {

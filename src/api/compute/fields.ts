@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { type TSchema, Type } from 'typebox';
 import { badRequest } from '#core/errors.ts';
 
@@ -41,6 +42,13 @@ export function toInteger(name: string, value: number | string, minimum: number,
   const number = Number(value);
   if (Number.isSafeInteger(number) && number >= minimum && number <= maximum) return number;
   throw badRequest(`Invalid input for field/attribute ${name}: it must be a whole number of ${minimum} to ${maximum}.`);
+}
+
+/** An IP address as it is stored; null: none. @throws bad-request (400) when it is not one of its family. */
+export function addressFrom(name: 'accessIPv4' | 'accessIPv6', text: string | null | undefined): string | null {
+  if (!text) return null;
+  if (isIP(text) === (name === 'accessIPv4' ? 4 : 6)) return text;
+  throw badRequest(`Invalid input for field/attribute ${name}: '${text}' is no such address.`);
 }
 
 /** An object that has these fields and no others. */

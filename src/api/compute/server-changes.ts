@@ -1,4 +1,5 @@
 import type { RequestContext } from '#api/auth.ts';
+import { mayDo } from '#api/compute/policy.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { ServerId } from '#core/ids.ts';
@@ -20,9 +21,23 @@ export async function deleteOnce(
   }
 }
 
-/** Records that the server is locked, or is not. *Repeat*: fine. */
-export async function noteLock(db: Database, id: ServerId, locked: boolean): Promise<void> {
-  await updateServer(db, id, { locked });
+/** Locks the server against changes by its owner. *Repeat*: an admin's lock stays an admin's. */
+export async function lockServer(
+  db: Database,
+  server: Server,
+  context: RequestContext,
+  reason: string | null,
+): Promise<void> {
+  const by = server.locked_by === 'admin' || server.project_id !== context.projectId ? 'admin' : 'owner';
+  await updateServer(db, server.id, { locked_by: by, locked_reason: reason });
+}
+
+/** Opens the lock. *Repeat*: fine. @throws refused (403) when an admin locked it and the caller is none. */
+export async function unlockServer(db: Database, server: Server, context: RequestContext): Promise<void> {
+  if (server.locked_by === 'admin' && !mayDo(context, 'os_compute_api:os-lock-server:unlock:unlock_override')) {
+    throw new NightlatchError('forbidden', { action: 'os_compute_api:os-lock-server:unlock:unlock_override' });
+  }
+  await updateServer(db, server.id, { locked_by: null, locked_reason: null });
 }
 
 /**

@@ -18,7 +18,7 @@ export function noServer(id: string): NightlatchError {
 
 /** Lets the caller change a server that is not locked; an admin always. @throws conflict (409) with Nova's text. */
 export function checkUnlocked(server: Server, context: RequestContext): void {
-  if (server.locked && !context.isAdmin) {
+  if (server.locked_by !== null && !context.isAdmin) {
     throw new NightlatchError('conflict', { reason: `Instance ${server.id} is locked` });
   }
 }

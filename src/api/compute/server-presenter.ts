@@ -39,10 +39,10 @@ export function presentServer(request: FastifyRequest, publicUrl: string | null,
     created: toSeconds(server.created_at),
     updated: toSeconds(server.updated_at),
     addresses: {},
-    accessIPv4: '',
-    accessIPv6: '',
+    accessIPv4: server.access_ipv4 ?? '',
+    accessIPv6: server.access_ipv6 ?? '',
     links: linksTo(request, publicUrl, `servers/${server.id}`),
-    'OS-DCF:diskConfig': 'AUTO',
+    'OS-DCF:diskConfig': server.disk_config,
     // Nova shows a fault only in ERROR. A server whose start or resume failed is SHUTOFF or SUSPENDED here, with its
     // data safe; its user has to be told why all the same.
     ...(server.fault === null ? {} : { fault: server.fault }),
@@ -62,7 +62,7 @@ export function presentServer(request: FastifyRequest, publicUrl: string | null,
 }
 
 function extendedAttributes(request: FastifyRequest, server: Server): object {
-  const hostname = { 'OS-EXT-SRV-ATTR:hostname': hostnameOf(server.name) };
+  const hostname = { 'OS-EXT-SRV-ATTR:hostname': server.hostname ?? hostnameOf(server.name) };
   if (!mayDo(contextOf(request), 'os_compute_api:os-extended-server-attributes')) {
     return has(request, 'server-hostname') ? hostname : {};
   }
@@ -74,7 +74,7 @@ function extendedAttributes(request: FastifyRequest, server: Server): object {
       ? {
           ...hostname,
           'OS-EXT-SRV-ATTR:reservation_id': server.reservation_id,
-          'OS-EXT-SRV-ATTR:launch_index': 0,
+          'OS-EXT-SRV-ATTR:launch_index': server.launch_index,
           'OS-EXT-SRV-ATTR:kernel_id': '',
           'OS-EXT-SRV-ATTR:ramdisk_id': '',
           'OS-EXT-SRV-ATTR:root_device_name': '/dev/vda',
@@ -86,11 +86,11 @@ function extendedAttributes(request: FastifyRequest, server: Server): object {
 
 function laterFields(request: FastifyRequest, server: Server): object {
   return {
-    ...(has(request, 'server-locked') ? { locked: server.locked } : {}),
+    ...(has(request, 'server-locked') ? { locked: server.locked_by !== null } : {}),
     ...(has(request, 'server-description') ? { description: server.description } : {}),
     ...(has(request, 'server-tags') ? { tags: server.tags } : {}),
     ...(has(request, 'trusted-image-certificates') ? { trusted_image_certificates: null } : {}),
-    ...(has(request, 'locked-reason') ? { locked_reason: null } : {}),
+    ...(has(request, 'locked-reason') ? { locked_reason: server.locked_reason } : {}),
   };
 }
 
@@ -118,7 +118,7 @@ export function presentCreated(
   return {
     id: server.id,
     links: linksTo(request, publicUrl, `servers/${server.id}`),
-    'OS-DCF:diskConfig': 'AUTO',
+    'OS-DCF:diskConfig': server.disk_config,
     security_groups: securityGroups.map((name) => ({ name })),
     adminPass,
   };

@@ -2,6 +2,7 @@ import type { FastifyRequest } from 'fastify';
 import type { ComputeApp } from '#api/compute/app.ts';
 import { createServers } from '#api/compute/create-server.ts';
 import { refuseFieldsBefore } from '#api/compute/field-versions.ts';
+import { addressFrom } from '#api/compute/fields.ts';
 import { nextPage } from '#api/compute/links.ts';
 import { has } from '#api/compute/microversions.ts';
 import { allowed } from '#api/compute/policy.ts';
@@ -84,5 +85,10 @@ function changeFrom(asked: UpdateServer): ServerChange {
   return {
     ...(asked.name === undefined ? {} : { name: asked.name }),
     ...(asked.description === undefined ? {} : { description: asked.description }),
+    // The guest was given its first name on its config drive and keeps that; Nova's metadata service would tell it.
+    ...(asked.hostname === undefined ? {} : { hostname: asked.hostname.toLowerCase() }),
+    ...(asked['OS-DCF:diskConfig'] === undefined ? {} : { disk_config: asked['OS-DCF:diskConfig'] }),
+    ...(asked.accessIPv4 === undefined ? {} : { access_ipv4: addressFrom('accessIPv4', asked.accessIPv4) }),
+    ...(asked.accessIPv6 === undefined ? {} : { access_ipv6: addressFrom('accessIPv6', asked.accessIPv6) }),
   };
 }

@@ -3,10 +3,13 @@ import type { FastifyInstance } from 'fastify';
 import { requireToken } from '#api/auth.ts';
 import { catalogServices } from '#api/catalog.ts';
 import { Consoles } from '#api/compute/consoles.ts';
+import { addEmptyRoutes } from '#api/compute/empty-routes.ts';
 import { addExtraSpecRoutes } from '#api/compute/extra-spec-routes.ts';
 import { presentFailure } from '#api/compute/failure.ts';
 import { addFlavorAccessRoutes } from '#api/compute/flavor-access-routes.ts';
 import { addFlavorRoutes } from '#api/compute/flavor-routes.ts';
+import { addHostRoutes } from '#api/compute/host-routes.ts';
+import { addLimitRoutes } from '#api/compute/limit-routes.ts';
 import { addMetadataRoutes } from '#api/compute/metadata-routes.ts';
 import {
   LEGACY_MICROVERSION_HEADER,
@@ -47,6 +50,9 @@ function v21(services: ComputeServices) {
     addServerActionRoutes(app, services);
     addMetadataRoutes(app, services);
     addTagRoutes(app, services);
+    addLimitRoutes(app, services);
+    addHostRoutes(app, services);
+    addEmptyRoutes(app, services);
   };
 }
 

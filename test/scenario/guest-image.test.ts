@@ -5,6 +5,7 @@ import { copyFile, mkdir, mkdtemp, open, readFile, rm, stat, writeFile } from 'n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { buildGuestImage, type GuestImage } from '#cli/guest-image/guest-image.ts';
 import {
   type MarkerReport,
@@ -66,9 +67,41 @@ class Guest implements AsyncDisposable {
   }
 
   async pressPowerButton(): Promise<void> {
-    using monitor = await SerialConsole.open(join(folder, 'qmp.sock'), 5_000);
-    await monitor.ask('{"execute":"qmp_capabilities"}', /"return"/, 5_000);
+    using monitor = await this.#monitor();
     await monitor.ask('{"execute":"system_powerdown"}', /"return"/, 5_000);
+  }
+
+  /** Saves the memory, in clear, and stops the guest. */
+  async saveMemory(path: string): Promise<void> {
+    using monitor = await this.#monitor();
+    const capabilities = { capabilities: [{ capability: 'events', state: true }] };
+    await monitor.ask(
+      JSON.stringify({ execute: 'migrate-set-capabilities', arguments: capabilities }),
+      /"return"/,
+      5_000,
+    );
+    const target = { uri: `exec:cat >${path}` };
+    await monitor.ask(JSON.stringify({ execute: 'migrate', arguments: target }), /"status": "completed"/, ANSWER_MS);
+    await monitor.ask('{"execute":"quit"}', /"return"/, 5_000);
+    await this.end();
+  }
+
+  /** Until the guest's instructions run. What is typed while memory is still being read in would be lost. */
+  async running(): Promise<void> {
+    using monitor = await this.#monitor();
+    const deadline = Date.now() + ANSWER_MS;
+    for (;;) {
+      const [line] = await monitor.ask('{"execute":"query-status"}', /"return".*/, 5_000);
+      if (line.includes('"running": true')) return;
+      assert.ok(Date.now() < deadline, line);
+      await delay(20);
+    }
+  }
+
+  async #monitor(): Promise<SerialConsole> {
+    const monitor = await SerialConsole.open(join(folder, 'qmp.sock'), 5_000);
+    await monitor.ask('{"execute":"qmp_capabilities"}', /"return"/, 5_000);
+    return monitor;
   }
 
   async markers(): Promise<MarkerReport> {
@@ -221,6 +254,23 @@ describe('the guest image', { timeout: 900_000 }, () => {
     }
   });
 
+  test('goes on with the same boot from saved memory, in which its marker is found', async () => {
+    const markers = markersFor('nl-test-4713');
+    const server = await makeServer('sleeper', markerScript({ markers }));
+    const memory = join(folder, 'sleeper/memory');
+    let boot: string | undefined;
+    {
+      await using guest = await Guest.boot(qemuArguments(server));
+      boot = (await guest.console.waitFor(/NIGHTLATCH listening (\S+)/, BOOT_MS))[1];
+      await guest.saveMemory(memory);
+    }
+    assert.ok((await readFile(memory)).includes(markers.memory));
+    await using guest = await Guest.boot([...qemuArguments(server), '-incoming', `exec:cat ${memory}`]);
+    await guest.running();
+    await guest.console.ask('NL memory', new RegExp(`NIGHTLATCH memory kept ${boot}$`, 'm'), ANSWER_MS);
+    assert.deepEqual((await guest.markers()).states, all('found'));
+  });
+
   test('says that a marker is lost when the medium no longer holds it', async () => {
     const server = await makeServer('loser', markerScript({ markers: markersFor('nl-test-4712') }), {
       format: 'qcow2',
@@ -260,6 +310,15 @@ echo "run $(wc -l </root/runs) on $(hostname) as $INSTANCE_ID, $(cat /sys/block/
     await makeIsoDrive(server.paths.drive, drive);
     await using guest = await Guest.boot(qemuArguments(server));
     await guest.console.waitFor(new RegExp(`run 2 on twin\\.example as ${other}`), BOOT_MS);
+  });
+
+  test('powers off and says why when its root file system is gone', async () => {
+    const server = await makeServer('headless', '');
+    await using root = await open(server.paths.root, 'r+');
+    await root.write(Buffer.alloc(4096), 0, 4096, 21 * MIB);
+    await using guest = await Guest.boot(qemuArguments(server));
+    await guest.console.waitFor(/nightlatch-guest: no root file system found/, BOOT_MS);
+    await guest.end();
   });
 
   test('stays up without a config drive and says so', async (t) => {

@@ -28,7 +28,7 @@ const moduleFolders = [
   ...['fs/isofs', 'fs/fat', 'fs/nls'],
 ];
 
-const firstStageTools = ['sh', 'mount', 'insmod', 'dd', 'tr', 'usleep', 'sleep', 'reboot', 'switch_root'];
+const firstStageTools = ['sh', 'mount', 'insmod', 'dd', 'tr', 'usleep', 'poweroff', 'switch_root'];
 
 // `panic=1`: a guest that crashed boots again. The rest is what a TCG guest need not spend its boot on.
 const COMMAND_LINE = 'console=ttyS0 quiet panic=1 mitigations=off';

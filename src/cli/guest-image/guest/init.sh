@@ -30,8 +30,7 @@ if ! find_root; then
 fi
 if ! mount -t ext4 -o noatime "$device" /root; then
 	echo "nightlatch-guest: no root file system found, or it cannot be mounted" >/dev/console
-	sleep 5
-	reboot -f
+	poweroff -f
 fi
 for folder in dev proc sys; do mount -o move /$folder /root/$folder; done
 exec switch_root /root /sbin/init

@@ -1,9 +1,10 @@
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CONFIG_DRIVE_LABEL } from '#core/config-drive.ts';
 import type { ConfigDriveFile } from '#core/disk.ts';
 import type { HostPath } from '#core/ids.ts';
 import { run } from '#host/exec.ts';
+import { scratchFolder } from '#host/scratch.ts';
 
 /**
  * Builds the ISO 9660 image of a config drive, with Joliet and Rock Ridge names, and returns its bytes.
@@ -16,17 +17,13 @@ export async function buildConfigDrive(
   runDirectory: HostPath,
   doing: string,
 ): Promise<Buffer> {
-  const folder = await mkdtemp(join(runDirectory, 'config-drive-'));
-  try {
-    const tree = join(folder, 'tree');
-    await mkdir(tree);
-    for (const file of files) await writeBelow(tree, file);
-    const image = join(folder, 'image');
-    await run('xorrisofs', ['-quiet', '-J', '-r', '-V', CONFIG_DRIVE_LABEL, '-o', image, tree], { doing });
-    return await readFile(image);
-  } finally {
-    await rm(folder, { recursive: true, force: true });
-  }
+  await using folder = await scratchFolder(runDirectory);
+  const tree = join(folder.path, 'tree');
+  await mkdir(tree);
+  for (const file of files) await writeBelow(tree, file);
+  const image = join(folder.path, 'image');
+  await run('xorrisofs', ['-quiet', '-J', '-r', '-V', CONFIG_DRIVE_LABEL, '-o', image, tree], { doing });
+  return await readFile(image);
 }
 
 async function writeBelow(tree: string, { path, base64 }: ConfigDriveFile): Promise<void> {

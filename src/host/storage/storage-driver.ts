@@ -28,7 +28,8 @@ export interface StorageDriver {
   readonly capabilities: StorageCapabilities;
 
   /**
-   * Allocates the medium of a disk: `sizeBytes` usable by the guest, room for the encryption header on top.
+   * Allocates the medium of a disk: `sizeBytes` usable by the guest, room for the encryption header on top and no
+   * header in it yet.
    * `backing`: a raw image file the disk starts from, for drivers with `copyOnWrite`; such a driver refuses none other.
    *
    * *Repeat*: starts over, whatever was there is replaced; the caller guarantees that the disk was not yet in use.

@@ -1,9 +1,10 @@
-import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
+import { open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HostPath } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import { LUKS1_HEADER_BYTES, LUKS1_PAYLOAD_OFFSET_SECTORS } from '#core/sizes.ts';
 import { run } from '#host/exec.ts';
+import { scratchFolder } from '#host/scratch.ts';
 
 /** The fewest iterations the format allows: a passphrase of 256 random bits gains nothing from more. */
 const ITERATIONS = 1000;
@@ -18,7 +19,7 @@ const TIMEOUT_MS = 60_000;
  * *Throws* program-missing, program-failed.
  */
 export async function makeLuks1Header(key: Secret, runDirectory: HostPath, doing: string): Promise<Buffer> {
-  await using folder = await temporaryFolder(runDirectory);
+  await using folder = await scratchFolder(runDirectory);
   const path = join(folder.path, 'header');
   await allocate(path, LUKS1_HEADER_BYTES);
   await run('cryptsetup', [...formatArguments(), path], { doing, stdin: key, timeoutMs: TIMEOUT_MS });
@@ -35,11 +36,6 @@ function formatArguments(): string[] {
   const layout = ['--type', 'luks1', '--offset', String(LUKS1_PAYLOAD_OFFSET_SECTORS)];
   const cipher = ['--cipher', 'aes-xts-plain64', '--key-size', '512', '--hash', 'sha256'];
   return ['luksFormat', '-q', ...layout, ...cipher, '--pbkdf-force-iterations', String(ITERATIONS), '--key-file=-'];
-}
-
-async function temporaryFolder(parent: HostPath): Promise<{ path: string } & AsyncDisposable> {
-  const path = await mkdtemp(join(parent, 'header-'));
-  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) };
 }
 
 async function allocate(path: string, bytes: number): Promise<void> {

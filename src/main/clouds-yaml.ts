@@ -30,7 +30,7 @@ export async function writeCloudsYaml(path: string, login: CloudLogin): Promise<
     '    region_name: RegionOne',
     '    identity_api_version: 3',
     // Asking for no network (`--nic none`) needs 2.37.
-    "    compute_api_version: '2.93'",
+    "    compute_api_version: '2.90'",
     '',
   ].join('\n');
   await writePrivately(path, text);
@@ -46,6 +46,23 @@ async function writePrivately(path: string, text: string): Promise<void> {
   await rename(unfinished, path);
   await using folder = await open(dirname(path), 'r');
   await folder.sync();
+}
+
+/** Reads back what `writeCloudsYaml` wrote. @throws when it is not a file of ours. */
+export async function readCloudsYaml(path: string): Promise<CloudLogin> {
+  const text = await readFile(path, 'utf8');
+  const field = (name: string): string => {
+    const found = new RegExp(`^ +${name}: (".*")$`, 'm').exec(text)?.[1];
+    if (found === undefined) throw new Error(`${path} does not say ${name} as we write it`);
+    return JSON.parse(found) as string;
+  };
+  return {
+    authUrl: field('auth_url'),
+    userName: field('username'),
+    password: field('password'),
+    projectName: field('project_name'),
+    domainId: field('user_domain_id'),
+  };
 }
 
 /** A JSON string is a YAML double-quoted scalar (YAML 1.2, section 1.3). */

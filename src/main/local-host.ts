@@ -24,7 +24,7 @@ const SYSTEM_LIBVIRTD_PID_FILE = '/run/libvirtd.pid';
 /** Starts, or finds again, all that a compute host needs. @throws what its parts throw. */
 export async function openLocalHost(config: Config, paths: StatePaths, log: Logger): Promise<LocalHost> {
   await using undo = new AsyncDisposableStack();
-  await mkdir(paths.disks, { recursive: true, mode: 0o700 });
+  for (const folder of [paths.disks, paths.storageCache]) await mkdir(folder, { recursive: true, mode: 0o700 });
   await prepareRunDirectory(paths.run);
   const libvirt = await openLibvirt(config, paths, log);
   if (libvirt.daemon) undo.use(libvirt.daemon);

@@ -1,0 +1,147 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createWriteStream } from 'node:fs';
+import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { CloudClient } from '#cli/cloud/client.ts';
+import { readCloudsYaml } from '#main/clouds-yaml.ts';
+import { destroyState } from '#test/support/destroy-state.ts';
+
+export type ServiceOptions = {
+  readonly imagesType?: 'raw' | 'qcow2';
+  /** Seconds a guest gets for its own shutdown. */
+  readonly shutdownTimeout?: number;
+  /** More TOML, whole groups. */
+  readonly more?: string;
+};
+
+const START_TIMEOUT_MS = 60_000;
+const NIGHTLATCH = ['src/cli/main.ts', 'serve', '--config'];
+
+/**
+ * The real service as a process of its own, on a data directory of its own. When its scope ends, everything it started
+ * is ended and removed: guests, libvirt, PostgreSQL, mounts.
+ */
+export class TestService implements AsyncDisposable {
+  readonly directory: string;
+  readonly configFile: string;
+  readonly logFile: string;
+  url = '';
+  #child: ChildProcess | null = null;
+
+  private constructor(directory: string) {
+    this.directory = directory;
+    this.configFile = join(directory, 'nightlatch.toml');
+    this.logFile = join(directory, 'service.log');
+  }
+
+  get stateDirectory(): string {
+    return join(this.directory, 's');
+  }
+
+  get cloudsFile(): string {
+    return join(this.stateDirectory, 'clouds.yaml');
+  }
+
+  static async start(options: ServiceOptions = {}): Promise<TestService> {
+    // A short path: the sockets below it have at most 107 characters.
+    const directory = await mkdtemp('/var/tmp/nl-');
+    await chmod(directory, 0o711);
+    const service = new TestService(directory);
+    await writeFile(service.configFile, configText(service.stateDirectory, options));
+    try {
+      await service.launch();
+    } catch (error) {
+      await service[Symbol.asyncDispose]();
+      throw error;
+    }
+    return service;
+  }
+
+  /** Starts the process; on return it serves. `environment` may name a crash point. */
+  async launch(environment: Record<string, string> = {}): Promise<void> {
+    const child = this.spawn(environment);
+    const deadline = Date.now() + START_TIMEOUT_MS;
+    const before = this.url;
+    this.url = '';
+    while (this.url === '') {
+      if (child.exitCode !== null || child.signalCode !== null || Date.now() > deadline) {
+        throw new Error(
+          `the service did not start (it served at ${before} before): ${(await this.log()).slice(-3000)}`,
+        );
+      }
+      await sleep(20);
+      this.url = lastAddress(await this.log(), child.pid);
+    }
+  }
+
+  /** Starts the process and does not wait for it: for a start that a crash point will end. */
+  spawn(environment: Record<string, string> = {}): ChildProcess {
+    const child = spawn(process.execPath, [...NIGHTLATCH, this.configFile], {
+      env: { PATH: process.env.PATH ?? '', ...environment },
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    const log = createWriteStream(this.logFile, { flags: 'a' });
+    log.write(`pid ${child.pid}\n`);
+    child.stderr?.pipe(log);
+    this.#child = child;
+    return child;
+  }
+
+  async client(): Promise<CloudClient> {
+    return new CloudClient({ ...(await readCloudsYaml(this.cloudsFile)), authUrl: `${this.url}/identity/v3` });
+  }
+
+  /** Everything the service logged, over all its starts. */
+  async log(): Promise<string> {
+    return await readFile(this.logFile, 'utf8').catch(() => '');
+  }
+
+  get pid(): number | undefined {
+    return this.#child?.pid;
+  }
+
+  /** Ends the process by a signal and waits; returns its exit code, null when a signal ended it. */
+  async end(signal: 'SIGTERM' | 'SIGINT' | 'SIGKILL'): Promise<number | null> {
+    const child = this.#child;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return child?.exitCode ?? null;
+    child.kill(signal);
+    await once(child, 'exit');
+    return child.exitCode;
+  }
+
+  /** Waits until the process has ended by itself, as at a crash point. */
+  async ended(timeoutMs: number): Promise<void> {
+    const child = this.#child;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return;
+    await once(child, 'exit', { signal: AbortSignal.timeout(timeoutMs) });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.end('SIGKILL');
+    await destroyState(this.stateDirectory);
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}
+
+function configText(stateDirectory: string, { imagesType, shutdownTimeout, more }: ServiceOptions): string {
+  return [
+    '[DEFAULT]',
+    `state_path = "${stateDirectory}"`,
+    'host = "testhost"',
+    `shutdown_timeout = ${shutdownTimeout ?? 20}`,
+    '[api]',
+    'listen = "127.0.0.1:0"',
+    '[libvirt]',
+    `images_type = "${imagesType ?? 'qcow2'}"`,
+    'virt_type = "qemu"',
+    more ?? '',
+  ].join('\n');
+}
+
+/** The address that the process with this id said it serves at; empty until it has. */
+function lastAddress(log: string, pid: number | undefined): string {
+  const own = log.slice(log.lastIndexOf(`pid ${pid}\n`));
+  return /^nightlatch serves at (\S+)$/m.exec(own)?.[1] ?? '';
+}

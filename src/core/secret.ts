@@ -4,6 +4,14 @@ import { inspect } from 'node:util';
 const HEX = Buffer.from('0123456789abcdef', 'latin1');
 
 /**
+ * Memory for key material, in one place only. `Buffer.alloc` will not do: up to 64 bytes V8 first keeps on its own heap,
+ * and leaves that copy behind when native code is given the buffer.
+ */
+export function allocateKey(length: number): Buffer {
+  return Buffer.from(new ArrayBuffer(length));
+}
+
+/**
  * Key material that has no text form: printing, logging or serialising it gives `[secret]`, never its bytes.
  *
  * Its bytes are zeroed when the scope that holds it ends (`using`). They sit in memory of their own, outside Node's
@@ -22,9 +30,9 @@ export class Secret implements Disposable {
    * passphrase only as UTF-8 text and OpenStack spells symmetric keys that way.
    */
   static generate(): Secret {
-    const raw = Buffer.alloc(32);
+    const raw = allocateKey(32);
     randomFillSync(raw);
-    const text = Buffer.alloc(64);
+    const text = allocateKey(64);
     for (const [i, byte] of raw.entries()) {
       text[2 * i] = HEX[byte >> 4] as number;
       text[2 * i + 1] = HEX[byte & 15] as number;
@@ -47,7 +55,7 @@ export class Secret implements Disposable {
   /** A second, independent copy with a lifetime of its own. */
   copy(): Secret {
     return this.use((bytes) => {
-      const twin = Buffer.alloc(bytes.length);
+      const twin = allocateKey(bytes.length);
       bytes.copy(twin);
       return new Secret(twin);
     });

@@ -13,3 +13,5 @@ const inverted: number[] = [];
   });
 }
 process.send?.(inverted);
+// Keeps the process until its parent ends it.
+process.on('message', () => {});

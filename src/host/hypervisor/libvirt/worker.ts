@@ -3,6 +3,7 @@
  * the service. Its argument is the connection URI. It ends when its parent does.
  */
 import { readSync } from 'node:fs';
+import { allocateKey } from '#core/secret.ts';
 import { type Handle, native, silenceErrors } from './binding.ts';
 import { calls, LibvirtError, lastError } from './calls.ts';
 import type { Reply, Request } from './protocol.ts';
@@ -66,7 +67,7 @@ function failed(id: number, error: unknown, lost: boolean): Reply {
 }
 
 function readKey(length: number): Buffer {
-  const key = Buffer.alloc(length);
+  const key = allocateKey(length);
   let read = 0;
   while (read < length) {
     const count = readSync(KEY_DESCRIPTOR, key, read, length - read, null);

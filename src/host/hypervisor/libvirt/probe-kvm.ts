@@ -45,8 +45,12 @@ async function probe(kernel: HostPath): Promise<VirtType> {
   return emulated(`${kernel} does not boot under ${KVM_DEVICE}`);
 }
 
-/** Whether a Linux kernel boots under an accelerator of QEMU's. */
-export async function boots(kernel: HostPath, accelerator: 'kvm' | 'tcg'): Promise<boolean> {
+/** Whether a Linux kernel boots under an accelerator of QEMU's within `timeoutMs`. */
+export async function boots(
+  kernel: HostPath,
+  accelerator: 'kvm' | 'tcg',
+  timeoutMs = PROBE_TIMEOUT_MS,
+): Promise<boolean> {
   const machine = [
     '-accel',
     accelerator,
@@ -65,7 +69,7 @@ export async function boots(kernel: HostPath, accelerator: 'kvm' | 'tcg'): Promi
   // 1: the accelerator cannot be used; 128: ended because the time was over. Both are the answer no.
   const outcome = await run('qemu-system-x86_64', [...machine, ...guest], {
     doing,
-    timeoutMs: PROBE_TIMEOUT_MS,
+    timeoutMs,
     tolerate: [1, 128],
   });
   return outcome.stdout.includes(BOOTED);

@@ -3,7 +3,7 @@ import { constants } from 'node:fs';
 import { type FileHandle, link, open, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { NightlatchError } from '#core/errors.ts';
-import { Secret } from '#core/secret.ts';
+import { allocateKey, Secret } from '#core/secret.ts';
 
 /** Bytes of a root key: an AES-256 key. */
 export const ROOT_KEY_BYTES = 32;
@@ -44,7 +44,7 @@ function chooseSource(configuredFile: string, environment: NodeJS.ProcessEnv): S
 /** Written whole and durable under another name first: a crash leaves no half key. Of two starts at once one wins. */
 async function makeOnce(path: string): Promise<void> {
   const unfinished = `${path}.${process.pid}.new`;
-  const bytes = Buffer.alloc(ROOT_KEY_BYTES);
+  const bytes = allocateKey(ROOT_KEY_BYTES);
   randomFillSync(bytes);
   try {
     await using file = await open(unfinished, 'wx', 0o600);
@@ -79,7 +79,7 @@ async function refuseOpenMode(file: FileHandle, path: string): Promise<void> {
 }
 
 async function readExactly(file: FileHandle, path: string): Promise<Buffer> {
-  const bytes = Buffer.alloc(ROOT_KEY_BYTES);
+  const bytes = allocateKey(ROOT_KEY_BYTES);
   const { size } = await file.stat();
   const { bytesRead } = await file.read(bytes, 0, ROOT_KEY_BYTES, 0);
   if (size === ROOT_KEY_BYTES && bytesRead === ROOT_KEY_BYTES) return bytes;

@@ -18,7 +18,8 @@ import type { DiskKeys, HostAgent, HostEvent, HostFacts, HostInventory, ServerSp
 import type { DomainSpec, Hypervisor } from '#host/hypervisor/hypervisor.ts';
 import type { ImageCache } from '#host/image-cache.ts';
 import { isCompleteSave } from '#host/saved-memory.ts';
-import { fillDisk } from '#host/storage/fill.ts';
+import { clearScratch } from '#host/scratch.ts';
+import { checkImageFits, fillDisk } from '#host/storage/fill.ts';
 import { exposePlainDisk } from '#host/storage/plaintext.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
 
@@ -72,6 +73,7 @@ export class LocalHostAgent implements HostAgent {
     const driver = this.#parts.drivers[disk.storage];
     await this.#lock(disk);
     const image = content.kind === 'image' ? this.#parts.images.pathOf(content.imageId) : null;
+    if (content.kind === 'image' && image) await checkImageFits(disk, content.imageId, image);
     const overlays = driver.capabilities.copyOnWrite;
     await driver.create(disk, overlays ? image : null);
     crashPoint('agent.create-disk.allocated');
@@ -80,7 +82,7 @@ export class LocalHostAgent implements HostAgent {
     }
     crashPoint('agent.create-disk.formatted');
     if (content.kind === 'blank' || (content.kind === 'image' && overlays)) return;
-    const source = { imageFile: image, isBacking: false, runDirectory: this.#parts.runDirectory };
+    const source = { imageFile: image, runDirectory: this.#parts.runDirectory };
     await this.#withPlaintext(disk, key, (path) => fillDisk(disk, content, path, source));
   }
 
@@ -175,9 +177,10 @@ export class LocalHostAgent implements HostAgent {
   }
 
   async lockStrays(): Promise<void> {
-    const { hypervisor, exports } = this.#parts;
+    const { hypervisor, exports, runDirectory } = this.#parts;
     await hypervisor.forgetSecrets();
     for (const diskId of await exports.exported()) await exports.withdraw(diskId);
+    await clearScratch(runDirectory);
   }
 
   onEvent(listener: (event: HostEvent) => void): () => void {

@@ -1,7 +1,7 @@
 import { open, stat } from 'node:fs/promises';
 import type { DiskContent, DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
-import type { HostPath } from '#core/ids.ts';
+import type { HostPath, ImageId } from '#core/ids.ts';
 import { run } from '#host/exec.ts';
 import { tellingDiskFull, writeAll } from '#host/files.ts';
 import { buildConfigDrive } from '#host/storage/config-drive.ts';
@@ -15,8 +15,6 @@ const TIMEOUT_MS = 10 * 60_000;
 export type FillSource = {
   /** The raw image in the cache; needed for the content `image` only. */
   readonly imageFile: HostPath | null;
-  /** The image already shows through the disk, as its backing file; nothing is copied. */
-  readonly isBacking: boolean;
   /** Memory-backed storage for what must not touch a disk in clear. */
   readonly runDirectory: HostPath;
 };
@@ -27,8 +25,8 @@ export type FillSource = {
  *
  * Blocks of an encrypted raw disk that were never written read as noise, not as zeros, so all that must be zero is
  * written. Nothing may discard: QEMU's FUSE export answers "punch a hole" with success and leaves the noise.
- * *Repeat*: the caller formats the disk again first. *Throws* image-invalid when it does not fit; disk-full,
- * program-missing, program-failed.
+ * *Repeat*: the caller formats the disk again first. *Throws* disk-full, program-missing, program-failed; too-large for a
+ * config drive that does not fit.
  */
 export async function fillDisk(
   disk: DiskSpec,
@@ -41,8 +39,7 @@ export async function fillDisk(
     case 'blank':
       return;
     case 'image':
-      await checkFits(disk, content.imageId, source.imageFile);
-      if (!source.isBacking) await copyImage(disk, source.imageFile, plaintext, doing);
+      await copyImage(disk, neededImage(source), plaintext, doing);
       break;
     case 'filesystem':
       await makeFilesystem(content.label, plaintext, doing);
@@ -57,19 +54,27 @@ export async function fillDisk(
   await tellingDiskFull(doing, plaintext, () => flush(plaintext));
 }
 
-async function checkFits(disk: DiskSpec, image: string, imageFile: HostPath | null): Promise<void> {
-  if (imageFile === null) throw new Error('an image fill needs the image');
+/**
+ * Refuses an image that is larger than the disk; of an overlay the guest would see the image cut short, and nobody told.
+ * *Throws* image-invalid.
+ */
+export async function checkImageFits(disk: DiskSpec, imageId: ImageId, imageFile: HostPath): Promise<void> {
   const { size } = await stat(imageFile);
   if (size <= disk.sizeBytes) return;
   const reason = `it has ${size} bytes and disk ${disk.id} only ${disk.sizeBytes}; use a flavor with a larger disk`;
-  throw new NightlatchError('image-invalid', { image, reason });
+  throw new NightlatchError('image-invalid', { image: imageId, reason });
+}
+
+function neededImage({ imageFile }: FillSource): HostPath {
+  if (imageFile === null) throw new Error('an image fill needs the image');
+  return imageFile;
 }
 
 /** `-S 0` writes zeros as data instead of discarding; a file just created is zero already and stays sparse. */
-async function copyImage(disk: DiskSpec, image: HostPath | null, plaintext: HostPath, doing: string): Promise<void> {
+async function copyImage(disk: DiskSpec, image: HostPath, plaintext: HostPath, doing: string): Promise<void> {
   const zeros = disk.encryption === null ? ['--target-is-zero'] : ['-S', '0'];
   const formats = ['-f', 'raw', '-O', 'raw'];
-  await run('qemu-img', ['convert', '-n', ...zeros, ...formats, image ?? '', plaintext], {
+  await run('qemu-img', ['convert', '-n', ...zeros, ...formats, image, plaintext], {
     doing,
     timeoutMs: IMAGE_TIMEOUT_MS,
   });

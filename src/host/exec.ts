@@ -35,6 +35,7 @@ const programs = {
   mcopy: 'mtools',
   sfdisk: 'fdisk',
   syslinux: 'syslinux',
+  openstack: 'python3-openstackclient',
   useradd: 'passwd',
   prlimit: 'util-linux',
   setpriv: 'util-linux',

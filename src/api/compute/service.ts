@@ -17,6 +17,7 @@ import {
   MIN_MICROVERSION,
   parseMicroversion,
 } from '#api/compute/microversions.ts';
+import { addSerialConsole } from '#api/compute/serial-console.ts';
 import { addServerActionRoutes } from '#api/compute/server-action-routes.ts';
 import { addServerRoutes } from '#api/compute/server-routes.ts';
 import type { ComputeDependencies, ComputeServices } from '#api/compute/services.ts';
@@ -35,7 +36,9 @@ export function computeService(dependencies: ComputeDependencies): ApiService {
       negotiateMicroversion(app);
       app.get('/', { config: { public: true } }, (request) => presentVersions(request, publicUrl));
       app.get('/v2.1', { config: { public: true } }, (request) => presentVersion(request, publicUrl));
-      await app.register(v21({ ...dependencies, consoles: new Consoles(publicUrl) }), { prefix: '/v2.1' });
+      const services = { ...dependencies, consoles: new Consoles(publicUrl) };
+      await app.register(async (scope) => addSerialConsole(scope, services));
+      await app.register(v21(services), { prefix: '/v2.1' });
     },
   };
 }

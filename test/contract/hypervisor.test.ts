@@ -152,11 +152,16 @@ describe('a hypervisor (libvirt, real guests)', { timeout: 240_000 }, () => {
     assert.equal(await hypervisor.state(id), 'absent');
   });
 
-  test('a QEMU that is killed is told', async () => {
-    const { id } = await started();
+  test('a QEMU that is killed is told, and the server starts again', async () => {
+    const { spec, keys, id } = await started();
     const [pid] = await qemuPids(data);
     process.kill(Number(pid), 'SIGKILL');
     assert.deepEqual(await ended(id), { kind: 'ended', serverId: id, why: 'failed' });
+    await hypervisor.forgetConsole(id);
+    await hypervisor.start(spec, keys);
+    await says(id, 'READY\n');
+    await type(hypervisor.consoleSocket(id), 'n');
+    await says(id, 'READY\na');
   });
 
   test('shutdown asks the guest; an absent domain is fine', async () => {
@@ -168,8 +173,12 @@ describe('a hypervisor (libvirt, real guests)', { timeout: 240_000 }, () => {
 
   test('shutdown of a guest that does not listen returns false', async () => {
     const { id } = await started();
+    await says(id, 'READY\n');
+    await type(hypervisor.consoleSocket(id), 'f');
+    await says(id, 'fff');
+    assert.equal(await hypervisor.shutdown(id, 300), false);
     await hypervisor.pause(id);
-    assert.equal(await hypervisor.shutdown(id, 200), false);
+    assert.equal(await hypervisor.shutdown(id, 300), false);
   });
 
   test('save and restore: the same memory goes on, paused at first', async () => {

@@ -107,15 +107,24 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
     const doing = `Shutting down server ${serverId}`;
     // libvirt refuses to ask a guest that cannot listen.
     if ((await this.state(serverId)) === 'paused') return false;
-    const ended = Promise.withResolvers<void>();
+    let isLate = false;
+    let changed = Promise.withResolvers<void>();
     const stopListening = this.onEvent((event) => {
-      if (event.kind === 'reconnected' || event.serverId === serverId) ended.resolve();
+      if (event.kind === 'reconnected' || event.serverId === serverId) changed.resolve();
     });
-    const timer = setTimeout(() => ended.resolve(), timeoutMs);
+    const timer = setTimeout(() => {
+      isLate = true;
+      changed.resolve();
+    }, timeoutMs);
     try {
       if (!(await this.#pool.call('shutdownDomain', [serverId], { doing }))) return true;
-      await ended.promise;
-      return (await this.state(serverId)) === 'absent';
+      for (;;) {
+        await changed.promise;
+        // Made anew before looking, so that an event during the look is not lost.
+        changed = Promise.withResolvers<void>();
+        if ((await this.state(serverId)) === 'absent') return true;
+        if (isLate) return false;
+      }
     } finally {
       clearTimeout(timer);
       stopListening();

@@ -18,10 +18,14 @@ type Job = {
   readonly options: CallOptions;
   readonly resolve: (result: unknown) => void;
   readonly reject: (error: NightlatchError) => void;
+  /** Workers that died before they began it. */
+  deaths: number;
 };
 type Worker = { readonly child: ChildProcess; job: Job | null; begun: boolean; timer: NodeJS.Timeout | undefined };
 
 const CALL_TIMEOUT_MS = 120_000;
+/** A worker that cannot even begin, for want of the library, is not replaced for ever. */
+const DEATHS_LIMIT = 3;
 const WORKER = new URL('./worker.ts', import.meta.url);
 
 /**
@@ -52,7 +56,7 @@ export class LibvirtPool implements AsyncDisposable {
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     const keyBytes = options.key?.use((bytes) => bytes.length) ?? 0;
     const request: Request = { id: ++this.#lastId, name, args, keyBytes };
-    this.#waiting.push({ request, options, resolve, reject });
+    this.#waiting.push({ request, options, resolve, reject, deaths: 0 });
     this.#assign();
     return promise as Promise<Calls[Name]['result']>;
   }
@@ -113,7 +117,7 @@ export class LibvirtPool implements AsyncDisposable {
   #bury(worker: Worker, how: string): void {
     this.#workers.delete(worker);
     const job = this.#release(worker);
-    if (job && !worker.begun && how === 'SIGKILL' && !this.#closed) this.#waiting.unshift(job);
+    if (job && !worker.begun && ++job.deaths < DEATHS_LIMIT && !this.#closed) this.#waiting.unshift(job);
     else job?.reject(unavailable(job, `the process that speaks to it ended with ${how}`));
     this.#assign();
   }

@@ -211,6 +211,10 @@ describe('tokens', () => {
     });
     assert.equal(made.statusCode, 201);
     const dora = await lab.addPerson('dora', 'four', 'creator');
+    // Another role stays: the token does not live on with less.
+    const [member] = (await lab.call('GET', '/identity/v3/roles?name=member', { token: lab.admin.token })).json().roles;
+    const grant = `/identity/v3/projects/${dora.projectId}/users/${dora.userId}/roles/${member.id}`;
+    assert.equal((await lab.call('PUT', grant, { token: lab.admin.token })).statusCode, 204);
     const remove = () => lab.call('DELETE', `/identity/v3/roles/${made.json().role.id}`, { token: lab.admin.token });
     assert.equal(await survives(dora, remove), false);
   });
@@ -404,6 +408,15 @@ describe('bad input', () => {
     assert.deepEqual([path.statusCode, path.json().error.title], [404, 'Not Found']);
     const method = await lab.call('PUT', '/identity/v3/projects/x', { token: lab.admin.token });
     assert.deepEqual([method.statusCode, method.headers.allow], [405, 'DELETE, GET, HEAD, PATCH']);
+  });
+
+  it('answers an address that makes no sense in the shape of the service', async () => {
+    for (const url of ['/identity/v3/users/%zz', `/identity/v3/users/${'x'.repeat(5000)}`]) {
+      const answer = await lab.call('GET', url, { token: lab.admin.token });
+      assert.ok([400, 404, 414].includes(answer.statusCode), `${answer.statusCode}`);
+      assert.equal(answer.json().error?.code, answer.statusCode, answer.body);
+      assert.ok(answer.body.length < 1000 && answer.headers['x-openstack-request-id']);
+    }
   });
 
   it('refuses methods of logging in that are not offered', async () => {

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { type AddressInfo, connect } from 'node:net';
+import { type AddressInfo, connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { ImageId } from '#core/ids.ts';
@@ -50,6 +51,12 @@ async function show(who: Person, id: string) {
 
 function patch(who: Person, id: string, operations: unknown) {
   return lab.call('PATCH', `${images}/${id}`, { token: who.token, headers: patchType, body: operations });
+}
+
+/** The address at which the service really listens. */
+async function listen(): Promise<string> {
+  if (!lab.app.server.listening) await lab.app.listen({ port: 0, host: '127.0.0.1' });
+  return `http://127.0.0.1:${(lab.app.server.address() as AddressInfo).port}`;
 }
 
 /** Nothing of an image is in the store, and it waits for its bytes. */
@@ -421,17 +428,39 @@ describe('an upload that does not end well', () => {
     await assertNothingLeft(id);
   });
 
-  it('leaves nothing when the client goes away', async () => {
-    await lab.app.listen({ port: 0, host: '127.0.0.1' });
-    const { port } = lab.app.server.address() as AddressInfo;
-    const id = await create(lab.alice);
-    const socket = connect(port, '127.0.0.1');
+  it('is told so also to a client that is still sending, over a connection that stays', async () => {
+    const url = await listen();
+    const headers = { 'x-auth-token': lab.alice.token, accept: 'application/json' };
+    for (let i = 0; i < 3; i += 1) {
+      const id = await create(lab.alice);
+      const body = Buffer.alloc(40 * 1024 * 1024, 1);
+      const sent = await fetch(`${url}${images}/${id}/file`, {
+        method: 'PUT',
+        headers: { ...headers, ...octets },
+        body,
+      });
+      assert.equal(sent.status, 413);
+      await sent.text();
+      assert.equal((await fetch(`${url}${images}/${id}`, { headers })).status, 200);
+      await assertNothingLeft(id);
+    }
+  });
+
+  /** A client in the middle of an upload of `total` bytes. */
+  async function begin(id: string, total: number): Promise<Socket> {
+    const socket = connect(Number(new URL(await listen()).port), '127.0.0.1');
     const head = [`PUT ${images}/${id}/file HTTP/1.1`, 'Host: x', `X-Auth-Token: ${lab.alice.token}`];
-    socket.write([...head, 'Content-Type: application/octet-stream', 'Content-Length: 4000000', '', ''].join('\r\n'));
+    socket.write([...head, 'Content-Type: application/octet-stream', `Content-Length: ${total}`, '', ''].join('\r\n'));
     socket.write(randomBytes(1_000_000));
-    const names = () => readdir(lab.imageDirectory);
-    await waitUntil('the upload begins', async () => (await names()).includes(`${id}.partial`));
+    const partial = `${id}.partial`;
+    await waitUntil('the upload begins', async () => (await readdir(lab.imageDirectory)).includes(partial));
     assert.equal((await show(lab.alice, id)).status, 'saving');
+    return socket;
+  }
+
+  it('leaves nothing when the client goes away', async () => {
+    const id = await create(lab.alice);
+    const socket = await begin(id, 4_000_000);
     socket.destroy();
     await waitUntil('the upload is taken back', async () => (await show(lab.alice, id)).status === 'queued');
     await assertNothingLeft(id);
@@ -439,11 +468,13 @@ describe('an upload that does not end well', () => {
 
   it('leaves nothing when the image is deleted meanwhile', async () => {
     const id = await create(lab.alice);
-    const [, gone] = await Promise.all([
-      upload(lab.alice, id, randomBytes(7_000_000)),
-      lab.call('DELETE', `${images}/${id}`, { token: lab.alice.token }),
-    ]);
+    const socket = await begin(id, 2_000_000);
+    const gone = await lab.call('DELETE', `${images}/${id}`, { token: lab.alice.token });
     assert.equal(gone.statusCode, 204);
+    socket.write(randomBytes(1_000_000));
+    const [answer] = await once(socket, 'data');
+    socket.destroy();
+    assert.match(String(answer), /^HTTP\/1.1 404/);
     assert.deepEqual(
       (await readdir(lab.imageDirectory)).filter((name) => name.startsWith(id)),
       [],

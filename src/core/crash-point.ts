@@ -1,10 +1,32 @@
 /**
+ * Crash points inside steps, each with what has just happened. The engine has two more for every step: before it, and
+ * after it but before that is recorded.
+ */
+export const innerCrashPoints = {
+  'operations.recorded': 'the row names the operation, the engine does not know it yet',
+  'keys.create-key.stored': 'the secret is stored, the disk’s row does not name it yet',
+  'keys.lend.leased': 'lease and audit record are durable, the key is not read yet',
+  'keys.destroy-key.destroyed': 'the secret is gone, the disk’s row still names it',
+  'agent.create-disk.allocated': 'the medium is there, without a header',
+  'agent.create-disk.formatted': 'the header is there, the content is not',
+  'steps.create-disks.made': 'the disk is ready, its row does not say so yet',
+  'agent.destroy-disk.header-destroyed': 'the header is overwritten, the medium still there',
+  'steps.destroy-disks.removed': 'the medium is gone, the lease and the secret are not',
+  'agent.start-server.started': 'the guest runs, nothing says so yet',
+  'agent.stop-server.ended': 'the guest is gone, its disks are not locked yet',
+  'agent.suspend-server.saved': 'the memory is saved and the guest gone, its disk is still unlocked',
+  'agent.restore-server.restored': 'the guest is back, paused; its saved memory is still unlocked',
+} as const;
+
+export type InnerCrashPoint = keyof typeof innerCrashPoints;
+
+/**
  * Named places where the guarantee suite kills the process, to prove that a restart finds nothing lost and nothing
  * left behind. In production a crash point is a comparison with `null`.
  */
 const armed: string | null = process.env.NIGHTLATCH_CRASH_AT ?? null;
 
 /** Ends the process by SIGKILL, as a power cut would, when the crash point of this name is armed. */
-export function crashPoint(name: string): void {
+export function crashPoint(name: InnerCrashPoint | `${string}.before` | `${string}.after`): void {
   if (armed !== null && armed === name) process.kill(process.pid, 'SIGKILL');
 }

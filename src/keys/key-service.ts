@@ -1,3 +1,4 @@
+import { crashPoint } from '#core/crash-point.ts';
 import type { Disk } from '#core/disk.ts';
 import type { DiskId } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
@@ -26,6 +27,7 @@ export class KeyService {
     using key = Secret.generate();
     const label = { projectId: disk.projectId, label: disk.id, name: `${disk.role} disk of server ${disk.serverId}` };
     const secretId = await this.#store.store(label, key);
+    crashPoint('keys.create-key.stored');
     await this.#db.transaction().execute(async (tx) => {
       await appendAudit(tx, 'key-stored', this.#facts(disk, secretId, requestId));
       await updateDisk(tx, disk.id, { state: 'key-stored', secret_id: secretId });
@@ -48,6 +50,7 @@ export class KeyService {
         for (const disk of leased) await openLease(tx, disk, reason, requestId);
       });
     }
+    crashPoint('keys.lend.leased');
     using lent = new DisposableStack();
     const keys = new Map<DiskId, Secret>();
     for (const disk of leased) keys.set(disk.id, lent.use(await this.#read(disk)));
@@ -65,6 +68,7 @@ export class KeyService {
     const secretId = disk.secretId ?? (await this.#store.find(disk.id));
     if (secretId === null) return;
     await this.#store.delete(secretId);
+    crashPoint('keys.destroy-key.destroyed');
     await this.#db
       .transaction()
       .execute((tx) => appendAudit(tx, 'key-destroyed', this.#facts(disk, secretId, requestId)));

@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream';
 import { CONFIG_DRIVE_BYTES } from '#core/config-drive.ts';
+import { crashPoint } from '#core/crash-point.ts';
 import type { DiskRole } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import { type DiskId, newId, type ServerId } from '#core/ids.ts';
@@ -85,6 +86,7 @@ export class DurableServerOperations implements ServerOperations {
       await insertDisks(tx, plannedDisks(id, request, requester));
       return inserted;
     });
+    crashPoint('operations.recorded');
     await this.#engine.start(operation.name, operation.id, operation.input);
     return server;
   }
@@ -93,6 +95,7 @@ export class DurableServerOperations implements ServerOperations {
     const claim = await claimServer(this.#context.db, serverId, action, (underWay) =>
       pending(operationOf[action], serverId, requester.requestId, underWay?.id ?? null),
     );
+    crashPoint('operations.recorded');
     await this.#engine.start(claim.name, claim.id, claim.input);
   }
 

@@ -1,3 +1,4 @@
+import { crashPoint } from '#core/crash-point.ts';
 import type { Disk } from '#core/disk.ts';
 import { updateDisk } from '#db/disks.ts';
 import {
@@ -81,6 +82,7 @@ export function createDisks(context: OperationContext, which: (disk: Disk) => bo
         await context.keys.lend([disk], 'create', requestId, (keys) =>
           agent.createDisk(disk, contentOf(server, disk), keys.get(disk.id) ?? null),
         );
+        crashPoint('steps.create-disks.made');
         await context.keys.close([disk], requestId);
         await updateDisk(context.db, disk.id, { state: 'formatted' });
       }
@@ -102,6 +104,7 @@ export async function destroyDisks(
   if (!placed) return;
   for (const disk of placed.disks.filter(which)) {
     await placed.agent.destroyDisk(disk);
+    crashPoint('steps.destroy-disks.removed');
     await context.keys.close([disk], requestId);
     await context.keys.destroyKey(disk, requestId);
     await updateDisk(context.db, disk.id, { state: 'destroyed', secret_id: null });

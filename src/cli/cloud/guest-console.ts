@@ -30,6 +30,13 @@ export class GuestConsole implements Disposable {
     return opened;
   }
 
+  /** Sends text as it is; returns the first match in what the guest writes from then on. @throws after the timeout. */
+  async exchange(text: string, answer: RegExp, timeoutMs = 10_000): Promise<RegExpExecArray> {
+    this.#text = '';
+    this.#socket.send(new TextEncoder().encode(text));
+    return await this.#until(() => answer.exec(this.#text), `an answer like ${answer}`, timeoutMs);
+  }
+
   /** Sends a command line; returns the first whole line from then on that matches. @throws after the timeout. */
   async ask(command: string, answer: RegExp, timeoutMs = 30_000): Promise<RegExpExecArray> {
     this.#text = '';
@@ -39,16 +46,26 @@ export class GuestConsole implements Disposable {
 
   /** Waits for a whole line that matches. @throws after the timeout, with the end of what was read. */
   async line(wanted: RegExp, timeoutMs = 60_000): Promise<RegExpExecArray> {
-    const deadline = Date.now() + timeoutMs;
-    for (;;) {
-      for (const line of this.#text.split('\n').slice(0, -1)) {
+    const find = () => {
+      const lines = this.#text.split('\n').slice(0, -1);
+      for (const line of lines) {
         const match = wanted.exec(line.trimEnd());
         if (match) return match;
       }
+      return null;
+    };
+    return await this.#until(find, `a line like ${wanted}`, timeoutMs);
+  }
+
+  async #until<T>(find: () => T | null, what: string, timeoutMs: number): Promise<T> {
+    const deadline = Date.now() + timeoutMs;
+    for (;;) {
+      const found = find();
+      if (found !== null) return found;
       const left = deadline - Date.now();
       if (left <= 0 || this.#closed) {
-        const what = this.#closed ? 'the console closed' : `${timeoutMs / 1000} s passed`;
-        throw new Error(`${what} without a line like ${wanted}; the last it said: ${this.#text.slice(-500)}`);
+        const why = this.#closed ? 'the console closed' : `${timeoutMs / 1000} s passed`;
+        throw new Error(`${why} without ${what}; the last it said: ${this.#text.slice(-500)}`);
       }
       await this.#change(left);
     }

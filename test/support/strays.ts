@@ -1,0 +1,79 @@
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { HostPath } from '#core/ids.ts';
+import { connectPool, openDatabase } from '#db/database.ts';
+import { LibvirtHypervisor } from '#host/hypervisor/libvirt/driver.ts';
+import { guestsOf, processesOf } from '#test/support/destroy-state.ts';
+import type { TestService } from '#test/support/service.ts';
+
+/**
+ * Everything that does not belong: secrets without a disk and disks without a secret, files without a row and rows
+ * without a file, guests without an active server, leases of servers that do not run, disks left unlocked, libvirt
+ * secrets. Empty when all is as it should be.
+ */
+export async function findStrays(service: TestService): Promise<string[]> {
+  await using db = openDatabase(
+    connectPool({ host: join(service.stateDirectory, 'postgresql'), user: 'nightlatch', database: 'nightlatch' }),
+  );
+  const strays: string[] = [];
+  const servers = new Map((await db.selectFrom('servers').selectAll().execute()).map((row) => [row.id, row]));
+  const disks = (await db.selectFrom('disks').selectAll().execute()).filter((row) => row.state !== 'destroyed');
+  const secrets = await db.selectFrom('secrets').selectAll().execute();
+  const leases = await db.selectFrom('leases').selectAll().where('closed_at', 'is', null).execute();
+  const files = await diskFiles(service);
+
+  for (const server of servers.values()) {
+    if (server.operation !== null) strays.push(`server ${server.name} is still in ${server.task_state}`);
+  }
+  for (const disk of disks) {
+    const server = servers.get(disk.server_id);
+    const where = `${disk.role} disk of server ${server?.name} (${server?.vm_state})`;
+    if (server?.vm_state === 'deleted' || server?.vm_state === 'error') strays.push(`${where} is ${disk.state}`);
+    if (disk.state !== 'formatted') strays.push(`${where} is ${disk.state}`);
+    if (disk.encrypted && !secrets.some(({ id }) => id === disk.secret_id)) strays.push(`${where} has no secret`);
+    if (disk.role === 'memory' && server?.vm_state !== 'suspended') strays.push(`${where} was kept`);
+  }
+  for (const secret of secrets) {
+    if (!disks.some((disk) => disk.secret_id === secret.id)) strays.push(`secret ${secret.name} opens nothing`);
+  }
+  for (const lease of leases) {
+    const disk = disks.find(({ id }) => id === lease.disk_id);
+    const state = disk ? servers.get(disk.server_id)?.vm_state : undefined;
+    if (state !== 'active' && state !== 'paused')
+      strays.push(`lease of disk ${disk?.role} of a server that is ${state}`);
+  }
+  const running = [...servers.values()].filter(({ vm_state }) => vm_state === 'active' || vm_state === 'paused');
+  const encrypted = disks.filter((disk) => disk.encrypted && running.some(({ id }) => id === disk.server_id));
+  if (leases.length !== encrypted.length) strays.push(`${leases.length} leases for ${encrypted.length} disks in use`);
+  const guests = (await guestsOf(service.stateDirectory)).length;
+  if (guests !== running.length) strays.push(`${guests} guests run for ${running.length} active servers`);
+  if (files.length !== disks.length)
+    strays.push(`${files.length} files for ${disks.length} disks: ${files.join(', ')}`);
+  strays.push(...(await unlockedDisks(service)).map((id) => `disk ${id} is unlocked`));
+  strays.push(...(await libvirtSecrets(service)).map((usage) => `libvirt keeps the secret ${usage}`));
+  return strays;
+}
+
+async function diskFiles(service: TestService): Promise<string[]> {
+  const found = await readdir(join(service.stateDirectory, 'disks'), { recursive: true, withFileTypes: true });
+  return found.filter((entry) => entry.isFile()).map((entry) => `${entry.parentPath}/${entry.name}`);
+}
+
+/** Folders, mounts and processes of unlocked disks. */
+async function unlockedDisks(service: TestService): Promise<string[]> {
+  const folder = join(service.stateDirectory, 'run/unlocked');
+  const processes = await processesOf(folder);
+  return [...(await readdir(folder).catch(() => [])), ...processes.map((pid) => `process ${pid}`)];
+}
+
+async function libvirtSecrets(service: TestService): Promise<string[]> {
+  const run = join(service.stateDirectory, 'run') as HostPath;
+  const socket = encodeURIComponent(join(run, 'lv/run/libvirt-sock'));
+  await using hypervisor = await LibvirtHypervisor.open({
+    uri: `qemu+unix:///system?socket=${socket}`,
+    libvirtdPidFile: join(run, 'lv/libvirtd.pid') as HostPath,
+    runDirectory: run,
+    virtType: 'qemu',
+  });
+  return await hypervisor.secrets();
+}

@@ -45,6 +45,7 @@ export function buildApi(options: ApiOptions): FastifyInstance {
     requestIdHeader: false,
     genReqId: () => `req-${randomUUID()}`,
     routerOptions: { ignoreTrailingSlash: true, maxParamLength: 512 },
+    frameworkErrors: (error, request, reply) => answerUnroutable(error, request, reply, options),
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: true, allErrors: false } },
   }).withTypeProvider<TypeBoxTypeProvider>();
   acceptEmptyJson(app);
@@ -73,6 +74,14 @@ function addScope(app: FastifyInstance, options: ApiOptions, present: ApiService
     }
     return present(failure, request, reply);
   });
+}
+
+/** Answers an address that no scope gets to see because it cannot be decoded, in the shape of the service it starts as. */
+function answerUnroutable(error: Error, request: FastifyRequest, reply: FastifyReply, options: ApiOptions): void {
+  const service = options.services.find(({ catalog }) => request.url.startsWith(`${catalog.prefix}/`));
+  const failure = failureOf(error, request);
+  reply.status(failure.status).header('x-openstack-request-id', request.id);
+  void reply.send((service?.present ?? presentAtRoot)(failure, request, reply));
 }
 
 /** Clients send `Content-Type: application/json` with no body, on DELETE and on some actions; that is no body. */

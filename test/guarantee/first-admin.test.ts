@@ -46,8 +46,9 @@ describe('the first admin', () => {
     const [admin] = await database.db.selectFrom('users').selectAll().where('name', '=', 'admin').execute();
     assert.ok(admin);
     await changeUser(database.db, admin.id, { enabled: false });
-    const again = await bootstrapIdentity(database.db);
-    assert.ok(again);
-    assert.equal(await canLogIn(again), true);
+    const results = await Promise.all([0, 1, 2].map(() => bootstrapIdentity(database.db)));
+    const made = results.filter((result) => result !== null);
+    assert.equal(made.length, 1);
+    for (const credentials of made) assert.equal(await canLogIn(credentials), true);
   });
 });

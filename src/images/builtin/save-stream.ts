@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
-import { badRequest, NightlatchError } from '#core/errors.ts';
+import { badRequest, describeError, NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 
 /** What was written: how much, and its hashes in hexadecimal. */
@@ -29,21 +29,23 @@ export async function saveStream(bytes: Readable, path: HostPath, capBytes: numb
   return { sizeBytes, md5: md5.digest('hex'), sha512: sha512.digest('hex') };
 }
 
-/** The stream's chunks; that it broke off is told apart from failures of our own. */
+/**
+ * The stream's chunks; that it broke off is told apart from failures of our own. When its reader gives up, the rest is
+ * read and dropped: a client that is still sending would not see our answer if the connection were closed on it.
+ */
 async function* brokenOff(bytes: Readable): AsyncGenerator<Buffer> {
-  const chunks: AsyncIterator<Buffer> = bytes[Symbol.asyncIterator]();
+  const chunks: AsyncIterator<Buffer> = bytes.iterator({ destroyOnReturn: false });
   try {
     while (true) {
       const { done, value } = await chunks.next().catch((error) => {
-        throw badRequest(
-          `The upload broke off before its end (${error instanceof Error ? error.message : 'unknown'}).`,
-        );
+        throw badRequest(`The upload broke off before its end (${describeError(error)}).`);
       });
       if (done) return;
       yield value;
     }
   } finally {
     await chunks.return?.();
+    bytes.on('error', () => {}).resume();
   }
 }
 

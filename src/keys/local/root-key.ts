@@ -1,4 +1,4 @@
-import { createHmac, randomFillSync } from 'node:crypto';
+import { createHmac, randomFillSync, randomUUID } from 'node:crypto';
 import { constants } from 'node:fs';
 import { type FileHandle, link, open, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
@@ -21,12 +21,13 @@ type Source = { readonly path: string; readonly mayBeMade: boolean; readonly own
  * Reads the root key: from the file the environment names, else the systemd credential, else the configured file,
  * which is made at the first start.
  *
- * @throws bad-request when the file is readable by anyone but its owner, is not 32 bytes long, or is missing.
+ * @throws bad-request when the file is open to anyone but its owner, is not 32 bytes long, is no file, or is missing.
  */
 export async function readRootKey(configuredFile: string, environment: NodeJS.ProcessEnv): Promise<RootKey> {
   const source = chooseSource(configuredFile, environment);
   if (source.mayBeMade) await makeOnce(source.path);
   await using file = await openKey(source.path);
+  await refuseNoFile(file, source.path);
   if (source.ownModeMatters) await refuseOpenMode(file, source.path);
   const key = Secret.adopt(await readExactly(file, source.path));
   return { id: nameOf(key), key, [Symbol.dispose]: () => key[Symbol.dispose]() };
@@ -43,7 +44,7 @@ function chooseSource(configuredFile: string, environment: NodeJS.ProcessEnv): S
 
 /** Written whole and durable under another name first: a crash leaves no half key. Of two starts at once one wins. */
 async function makeOnce(path: string): Promise<void> {
-  const unfinished = `${path}.${process.pid}.new`;
+  const unfinished = `${path}.${randomUUID()}.new`;
   const bytes = allocateKey(ROOT_KEY_BYTES);
   randomFillSync(bytes);
   try {
@@ -63,10 +64,16 @@ async function makeOnce(path: string): Promise<void> {
 
 async function openKey(path: string): Promise<FileHandle> {
   try {
-    return await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+    // Without waiting: a named pipe would hold up the start until someone writes to it.
+    return await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch (error) {
     throw refuse(path, `it cannot be opened (${(error as NodeJS.ErrnoException).code})`, 'Put the root key there.');
   }
+}
+
+async function refuseNoFile(file: FileHandle, path: string): Promise<void> {
+  if ((await file.stat()).isFile()) return;
+  throw refuse(path, 'it is not a regular file', 'Put the root key there.');
 }
 
 async function refuseOpenMode(file: FileHandle, path: string): Promise<void> {

@@ -1,7 +1,10 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { FastifyInstance, InjectOptions } from 'fastify';
+import { catalogServices } from '#api/catalog.ts';
 import { computeService } from '#api/compute/service.ts';
+import { identityService } from '#api/identity/service.ts';
+import { imageService } from '#api/image/service.ts';
 import { buildApi } from '#api/server.ts';
 import type { ImageId, ProjectId, UserId } from '#core/ids.ts';
 import { newId } from '#core/ids.ts';
@@ -65,7 +68,11 @@ export async function openComputeLab(): Promise<ComputeLab> {
   };
   const operations = new RecordedServerOperations(db);
   const app = buildApi({
-    services: [computeService({ db, identity, images, operations, publicUrl: null })],
+    services: [
+      identityService({ db, identity, services: Object.values(catalogServices), region: 'RegionOne', publicUrl: null }),
+      imageService({ db, identity, images, publicUrl: null }),
+      computeService({ db, identity, images, operations, publicUrl: null }),
+    ],
     publicUrl: null,
   });
   undo.defer(() => app.close());

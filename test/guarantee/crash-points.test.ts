@@ -1,15 +1,10 @@
 import assert from 'node:assert/strict';
-import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { CloudClient, JsonObject } from '#cli/cloud/client.ts';
-import { GuestConsole } from '#cli/cloud/guest-console.ts';
 import type { InnerCrashPoint } from '#core/crash-point.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { serverOperations } from '#operations/durable-server-operations.ts';
-import { bootSector } from '#test/support/boot-sector.ts';
-import { TestService } from '#test/support/service.ts';
-import { findStrays } from '#test/support/strays.ts';
+import { CrashLab } from '#test/support/crash-lab.ts';
 
 /*
  * "Crash anywhere": the process is killed at every crash point of every operation and started again. The operation has
@@ -126,80 +121,44 @@ function pointsOf(operation: string, inner: readonly string[]): string[] {
 }
 
 describe('a crash at any point', { timeout: 3_600_000 }, () => {
-  let service: TestService;
-  let cloud: CloudClient;
-  let flavor: string;
-  let image: string;
-
+  let lab: CrashLab;
   before(async () => {
-    service = await TestService.start({ shutdownTimeout: 5 });
-    cloud = await service.client();
-    const disk = join(service.directory, 'boot.raw');
-    await writeFile(disk, Buffer.concat([bootSector(), Buffer.alloc(1024 * 1024 - 512)]));
-    image = await cloud.uploadImage('boot', disk, 'raw');
-    const body = { flavor: { name: 'tiny', ram: 64, vcpus: 1, disk: 1, swap: 8 } };
-    flavor = (await cloud.expect('compute', 'POST', '/v2.1/flavors', { body })).flavor.id;
-    const extra_specs = { 'hw:ephemeral_encryption': 'true', 'hw:ephemeral_encryption_format': 'luks' };
-    await cloud.expect('compute', 'POST', `/v2.1/flavors/${flavor}/os-extra_specs`, { body: { extra_specs } });
+    lab = await CrashLab.open();
   });
-  after(() => service[Symbol.asyncDispose]());
-
-  const create = async (name: string): Promise<string> => {
-    const server = { name, imageRef: image, flavorRef: flavor, networks: 'none', config_drive: true };
-    return (await cloud.expect('compute', 'POST', '/v2.1/servers', { body: { server } })).server.id;
-  };
-
-  /** Kills the service at the point while it serves the request, and starts it again. */
-  const crashAt = async (point: string, request: () => Promise<unknown>): Promise<void> => {
-    await service.end('SIGKILL');
-    await service.launch({ NIGHTLATCH_CRASH_AT: point });
-    cloud = await service.client();
-    // The answer may never come: the process can be dead before it is sent.
-    await request().catch(() => {});
-    await service.ended(30_000);
-    await service.launch();
-    cloud = await service.client();
-  };
-
-  const remove = async (id: string): Promise<void> => {
-    await cloud.expect('compute', 'DELETE', `/v2.1/servers/${id}`);
-    await cloud.waitUntilGone(id);
-    assert.deepEqual(await findStrays(service), []);
-  };
+  after(() => lab[Symbol.asyncDispose]());
 
   for (const point of pointsOf('create-server', createPoints)) {
     test(`create-server, killed at ${point}: the server is there and boots`, async () => {
-      const name = `create ${point}`;
-      await crashAt(point, () => create(name));
-      const id = (await cloud.expect('compute', 'GET', '/v2.1/servers')).servers[0]?.id;
+      await lab.crashAt(point, () => lab.create(`create ${point}`));
+      const id = (await lab.cloud.expect('compute', 'GET', '/v2.1/servers')).servers[0]?.id;
       assert.ok(id, 'the server was lost');
-      await cloud.waitForStatus(id, 'ACTIVE');
-      assert.deepEqual(await findStrays(service), []);
-      await expectBooted(cloud, id);
-      await remove(id);
+      await lab.cloud.waitForStatus(id, 'ACTIVE');
+      await lab.expectNoStrays();
+      await lab.expectBooted(id);
+      await lab.remove(id);
     });
   }
 
   for (const [operation, { prepare, request, ends, inner }] of Object.entries(cases)) {
     for (const point of pointsOf(operation, inner)) {
       test(`${operation}, killed at ${point}: it ends as asked, with nothing left over`, async () => {
-        const id = await create(`${operation} ${point}`);
-        await cloud.waitForStatus(id, 'ACTIVE');
-        const next = await expectBooted(cloud, id);
-        await prepare(cloud, id);
-        await crashAt(point, () => request(cloud, id));
+        const id = await lab.create(`${operation} ${point}`);
+        await lab.cloud.waitForStatus(id, 'ACTIVE');
+        const next = await lab.expectBooted(id);
+        await prepare(lab.cloud, id);
+        await lab.crashAt(point, () => request(lab.cloud, id));
         if (ends === null) {
-          await cloud.waitUntilGone(id);
-          assert.deepEqual(await findStrays(service), []);
+          await lab.cloud.waitUntilGone(id);
+          await lab.expectNoStrays();
           return;
         }
-        await cloud.waitForStatus(id, ends);
-        assert.deepEqual(await findStrays(service), []);
+        await lab.cloud.waitForStatus(id, ends);
+        await lab.expectNoStrays();
+        await bringBack(lab.cloud, id, ends);
         const keepsMemory = ['suspend', 'resume', 'pause', 'unpause'].some((word) => operation.startsWith(word));
-        await bringBack(cloud, id, ends);
-        if (keepsMemory) await expectLetter(cloud, id, next);
-        else await expectBooted(cloud, id);
-        await remove(id);
+        if (keepsMemory) await lab.expectLetter(id, next);
+        else await lab.expectBooted(id);
+        await lab.remove(id);
       });
     }
   }
@@ -211,28 +170,4 @@ async function bringBack(cloud: CloudClient, id: string, status: string): Promis
   if (!action) return;
   await cloud.act(id, { [action]: null });
   await cloud.waitForStatus(id, 'ACTIVE');
-}
-
-/**
- * A guest that was just booted answers, which it can only when its disk was opened with the right key. Returns the
- * letter it will answer next.
- */
-async function expectBooted(cloud: CloudClient, id: string): Promise<string> {
-  using guest = await GuestConsole.open(await cloud.serialConsoleUrl(id));
-  for (let attempt = 1; ; attempt++) {
-    try {
-      const [letter] = await guest.exchange('n', /[a-z]/, 2000);
-      return String.fromCharCode(letter.charCodeAt(0) + 1);
-    } catch (error) {
-      // What is sent while the firmware still has the serial port is lost.
-      if (attempt === 10) throw error;
-    }
-  }
-}
-
-/** The guest goes on counting from where its memory was: nobody has restarted it. */
-async function expectLetter(cloud: CloudClient, id: string, letter: string): Promise<void> {
-  using guest = await GuestConsole.open(await cloud.serialConsoleUrl(id));
-  const [answered] = await guest.exchange('n', /[a-z]/);
-  assert.equal(answered, letter, 'the memory of the guest is another');
 }

@@ -1,0 +1,103 @@
+import assert from 'node:assert/strict';
+import { rename } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { run } from '#host/exec.ts';
+import { CrashLab } from '#test/support/crash-lab.ts';
+
+/*
+ * An operation that cannot succeed is undone: no secret, file, guest or lease is left of it, also when the process is
+ * killed while it undoes.
+ */
+
+const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
+
+describe('an operation that fails', { timeout: 1_800_000 }, () => {
+  let lab: CrashLab;
+  before(async () => {
+    lab = await CrashLab.open();
+  });
+  after(() => lab[Symbol.asyncDispose]());
+
+  /** While `work` runs, no guest can start: QEMU has nowhere to put its serial console. */
+  const withoutConsoles = async (work: () => Promise<void>): Promise<void> => {
+    const folder = join(lab.service.stateDirectory, 'run/tty');
+    const doing = `Covering ${folder}`;
+    await run('mount', ['-t', 'tmpfs', '-o', 'ro', 'none', folder], { doing });
+    try {
+      await work();
+    } finally {
+      await run('umount', [folder], { doing });
+    }
+  };
+
+  const expectFailedCreation = async (id: string, fault: RegExp): Promise<void> => {
+    await assert.rejects(lab.cloud.waitForStatus(id, 'ACTIVE'), fault);
+    await lab.expectNoStrays();
+    await lab.remove(id);
+  };
+
+  test('create-server whose image is lost ends in ERROR with a fault, and nothing is left', async () => {
+    const away = `${lab.imageFile}.away`;
+    await rename(lab.imageFile, away);
+    try {
+      await expectFailedCreation(await lab.create('no image'), /image/i);
+    } finally {
+      await rename(away, lab.imageFile);
+    }
+  });
+
+  test('create-server whose guest cannot start ends in ERROR with a fault, and nothing is left', async () => {
+    await withoutConsoles(async () => {
+      await expectFailedCreation(await lab.create('no start'), /libvirt says/);
+    });
+  });
+
+  const undone = ['start.undo', 'create-disks.undo', 'store-keys.undo', 'failed'];
+  const points = undone.flatMap((step) => [`create-server.${step}.before`, `create-server.${step}.after`]);
+  for (const point of isWhole ? points : ['create-server.create-disks.undo.after', 'create-server.failed.before']) {
+    test(`create-server, killed at ${point} while it is undone: it ends in ERROR, and nothing is left`, async () => {
+      await withoutConsoles(async () => {
+        await lab.crashAt(point, () => lab.create(`undo ${point}`));
+        const id = (await lab.cloud.expect('compute', 'GET', '/v2.1/servers')).servers[0]?.id;
+        await expectFailedCreation(id, /libvirt says/);
+      });
+    });
+  }
+
+  test('start-server whose guest cannot start leaves the server SHUTOFF with a fault, locked; later it starts', async () => {
+    const id = await lab.create('start later');
+    await lab.cloud.waitForStatus(id, 'ACTIVE');
+    await lab.cloud.act(id, { 'os-stop': null });
+    await lab.cloud.waitForStatus(id, 'SHUTOFF');
+    await withoutConsoles(async () => {
+      await lab.cloud.act(id, { 'os-start': null });
+      const server = await lab.cloud.waitForStatus(id, 'SHUTOFF');
+      assert.match(server.fault.message, /libvirt says/);
+      await lab.expectNoStrays();
+    });
+    await lab.cloud.act(id, { 'os-start': null });
+    const server = await lab.cloud.waitForStatus(id, 'ACTIVE');
+    assert.equal(server.fault, undefined, 'an old fault is shown');
+    await lab.expectBooted(id);
+    await lab.remove(id);
+  });
+
+  test('resume-server that cannot restore keeps the saved memory; later the same guest goes on', async () => {
+    const id = await lab.create('resume later');
+    await lab.cloud.waitForStatus(id, 'ACTIVE');
+    const next = await lab.expectBooted(id);
+    await lab.cloud.act(id, { suspend: null });
+    await lab.cloud.waitForStatus(id, 'SUSPENDED');
+    await withoutConsoles(async () => {
+      await lab.cloud.act(id, { resume: null });
+      const server = await lab.cloud.waitForStatus(id, 'SUSPENDED');
+      assert.match(server.fault.message, /libvirt says/);
+      await lab.expectNoStrays();
+    });
+    await lab.cloud.act(id, { resume: null });
+    await lab.cloud.waitForStatus(id, 'ACTIVE');
+    await lab.expectLetter(id, next);
+    await lab.remove(id);
+  });
+});

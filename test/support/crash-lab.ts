@@ -1,0 +1,97 @@
+import assert from 'node:assert/strict';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { CloudClient } from '#cli/cloud/client.ts';
+import { GuestConsole } from '#cli/cloud/guest-console.ts';
+import { bootSector } from '#test/support/boot-sector.ts';
+import { TestService } from '#test/support/service.ts';
+import { findStrays } from '#test/support/strays.ts';
+
+/** The service with a small image and a flavor for encrypted servers, to be killed at crash points. */
+export class CrashLab implements AsyncDisposable {
+  readonly service: TestService;
+  cloud: CloudClient;
+  readonly #flavor: string;
+  readonly #image: string;
+
+  private constructor(service: TestService, cloud: CloudClient, flavor: string, image: string) {
+    this.service = service;
+    this.cloud = cloud;
+    this.#flavor = flavor;
+    this.#image = image;
+  }
+
+  static async open(): Promise<CrashLab> {
+    const service = await TestService.start({ shutdownTimeout: 5 });
+    const cloud = await service.client();
+    const disk = join(service.directory, 'boot.raw');
+    await writeFile(disk, Buffer.concat([bootSector(), Buffer.alloc(1024 * 1024 - 512)]));
+    const image = await cloud.uploadImage('boot', disk, 'raw');
+    const body = { flavor: { name: 'tiny', ram: 64, vcpus: 1, disk: 1, swap: 8 } };
+    const flavor = (await cloud.expect('compute', 'POST', '/v2.1/flavors', { body })).flavor.id;
+    const extra_specs = { 'hw:ephemeral_encryption': 'true', 'hw:ephemeral_encryption_format': 'luks' };
+    await cloud.expect('compute', 'POST', `/v2.1/flavors/${flavor}/os-extra_specs`, { body: { extra_specs } });
+    return new CrashLab(service, cloud, flavor, image);
+  }
+
+  /** Where the service keeps the bytes of the image. */
+  get imageFile(): string {
+    return join(this.service.stateDirectory, 'images', this.#image);
+  }
+
+  /** Asks for an encrypted server; returns its id at once. */
+  async create(name: string): Promise<string> {
+    const server = { name, imageRef: this.#image, flavorRef: this.#flavor, networks: 'none', config_drive: true };
+    return (await this.cloud.expect('compute', 'POST', '/v2.1/servers', { body: { server } })).server.id;
+  }
+
+  /** Kills the service at the point while it serves the request, and starts it again. */
+  async crashAt(point: string, request: () => Promise<unknown>): Promise<void> {
+    await this.service.end('SIGKILL');
+    await this.service.launch({ NIGHTLATCH_CRASH_AT: point });
+    this.cloud = await this.service.client();
+    // The answer may never come: the process can be dead before it is sent.
+    await request().catch(() => {});
+    await this.service.ended(30_000);
+    await this.service.launch();
+    this.cloud = await this.service.client();
+  }
+
+  async expectNoStrays(): Promise<void> {
+    assert.deepEqual(await findStrays(this.service), []);
+  }
+
+  async remove(id: string): Promise<void> {
+    await this.cloud.expect('compute', 'DELETE', `/v2.1/servers/${id}`);
+    await this.cloud.waitUntilGone(id);
+    await this.expectNoStrays();
+  }
+
+  /**
+   * A guest that was just booted answers, which it can only when its disk was opened with the right key. Returns the
+   * letter it will answer next.
+   */
+  async expectBooted(id: string): Promise<string> {
+    using guest = await GuestConsole.open(await this.cloud.serialConsoleUrl(id));
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const [letter] = await guest.exchange('n', /[a-z]/, 2000);
+        return String.fromCharCode(letter.charCodeAt(0) + 1);
+      } catch (error) {
+        // What is sent while the firmware still has the serial port is lost.
+        if (attempt === 10) throw error;
+      }
+    }
+  }
+
+  /** The guest goes on counting from where its memory was: nobody has restarted it. */
+  async expectLetter(id: string, letter: string): Promise<void> {
+    using guest = await GuestConsole.open(await this.cloud.serialConsoleUrl(id));
+    const [answered] = await guest.exchange('n', /[a-z]/);
+    assert.equal(answered, letter, 'the memory of the guest is another');
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.service[Symbol.asyncDispose]();
+  }
+}

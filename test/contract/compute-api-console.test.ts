@@ -28,10 +28,16 @@ const ask = (type = 'serial', protocol = 'serial') =>
     body: { remote_console: { protocol, type } },
   });
 
+/** Why no connection came about. @throws when one did. */
 async function refusalOf(url: string): Promise<string> {
   const socket = new WebSocket(url);
-  const [error] = await once(socket, 'error');
-  return error.message;
+  try {
+    await once(socket, 'open');
+  } catch (error) {
+    return String(error);
+  }
+  socket.terminate();
+  throw new Error('the console opened');
 }
 
 describe('the serial console', () => {

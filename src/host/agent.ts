@@ -50,6 +50,11 @@ export class LocalHostAgent implements HostAgent {
     this.#parts = parts;
   }
 
+  /** Does ahead of time what the first server on this host would otherwise wait for. *Repeat*: fine. */
+  async prepare(): Promise<void> {
+    await this.#parts.drivers[this.#parts.storage].prepare?.();
+  }
+
   async describe(): Promise<HostFacts> {
     const { name, virtType, storage, defaultEncryptionFormat, disksDirectory } = this.#parts;
     const { blocks, bsize } = await statfs(disksDirectory);

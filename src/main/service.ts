@@ -7,6 +7,7 @@ import { identityService } from '#api/identity/service.ts';
 import { imageService } from '#api/image/service.ts';
 import { buildApi } from '#api/server.ts';
 import type { Config } from '#config/schema.ts';
+import { describeError } from '#core/errors.ts';
 import type { HostName } from '#core/ids.ts';
 import { saveHost } from '#db/hosts.ts';
 import type { LocalHostAgent } from '#host/agent.ts';
@@ -56,6 +57,10 @@ export async function startService(config: Config, log: Logger): Promise<Service
 
   await agent.lockStrays();
   await reportHost(state, name, agent);
+  // Nobody waits for it: what it could not do, the first server does, or fails with its reason.
+  agent
+    .prepare()
+    .catch((error: unknown) => log.warn({ err: error }, `preparing the host failed: ${describeError(error)}`));
   undo.defer(follower.follow(name, agent));
   await engine.launch();
   undo.defer(() => engine.stop());

@@ -27,6 +27,9 @@ export type HeaderRegion = { readonly path: HostPath; readonly offset: number; r
 export interface StorageDriver {
   readonly capabilities: StorageCapabilities;
 
+  /** Does ahead of time what the first `create` on a host would otherwise wait for. *Repeat*: fine. */
+  prepare?(): Promise<void>;
+
   /**
    * Allocates the medium of a disk: `sizeBytes` usable by the guest, room for the encryption header on top and no
    * header in it yet.

@@ -39,6 +39,10 @@ export function qcow2Storage({
   return {
     capabilities: { formats: ['luks'], copyOnWrite: true },
 
+    async prepare() {
+      await skeleton.path();
+    },
+
     async create(disk, backing) {
       const path = fileOf(disk);
       try {

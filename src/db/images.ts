@@ -1,9 +1,9 @@
 import type { Selectable, Updateable } from 'kysely';
 import { sql } from 'kysely';
 import type { ImageId, ProjectId } from '#core/ids.ts';
+import type { DiskFormat, Image, ImageVisibility } from '#core/image.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
-import type { DiskFormat, Image, ImageVisibility } from '#images/image-store.ts';
 
 /** What a user says of a new image. */
 export type NewImage = Pick<Image, 'id' | 'projectId' | 'name' | 'visibility' | 'diskFormat' | 'containerFormat'> &

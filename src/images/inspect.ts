@@ -1,9 +1,9 @@
 import { open } from 'node:fs/promises';
 import { describeError, NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
+import type { DiskFormat } from '#core/image.ts';
 import { GIB, roundUpToSector } from '#core/sizes.ts';
 import { missing, run } from '#host/exec.ts';
-import type { DiskFormat } from '#images/image-store.ts';
 import { foreignFormat, isIso9660, MAGIC_BYTES } from '#images/magic.ts';
 import { incompatible, readQcow2Header } from '#images/qcow2-header.ts';
 

@@ -3,7 +3,7 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { pageOf } from '#api/image/list.ts';
 import type { ImageId, ProjectId } from '#core/ids.ts';
-import type { Image } from '#images/image-store.ts';
+import type { Image } from '#core/image.ts';
 import { foreignFormat, isIso9660, MAGIC_BYTES } from '#images/magic.ts';
 import { QCOW2_HEADER_BYTES, type Qcow2Header, readQcow2Header } from '#images/qcow2-header.ts';
 

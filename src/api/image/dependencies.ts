@@ -2,10 +2,10 @@ import type { FastifyRequest } from 'fastify';
 import { contextOf, type RequestContext } from '#api/auth.ts';
 import { notFound, shorten } from '#core/errors.ts';
 import { type ImageId, isUuid } from '#core/ids.ts';
+import type { Image } from '#core/image.ts';
 import type { Database } from '#db/database.ts';
 import type { Identity } from '#identity/identity.ts';
 import type { FileImageStore } from '#images/builtin/file-image-store.ts';
-import type { Image } from '#images/image-store.ts';
 
 /** What the image API's routes work with. */
 export type ImageDependencies = {

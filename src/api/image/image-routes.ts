@@ -11,8 +11,8 @@ import { createImageRequest, imageParams, listImagesQuery, patchRequest, readOnl
 import { enforce } from '#api/policy.ts';
 import { NightlatchError, notFound } from '#core/errors.ts';
 import { type ImageId, newId, type ProjectId } from '#core/ids.ts';
+import type { Image } from '#core/image.ts';
 import { insertImage, listImages, lockImage, type NewImage, updateImage } from '#db/images.ts';
-import type { Image } from '#images/image-store.ts';
 
 const PATCH_TYPE = 'application/openstack-images-v2.1-json-patch';
 

@@ -1,6 +1,6 @@
 import { baseFields } from '#api/image/schemas.ts';
 import { badRequest, shorten } from '#core/errors.ts';
-import type { Image } from '#images/image-store.ts';
+import type { Image } from '#core/image.ts';
 
 export type ImageQuery = Readonly<Record<string, string>>;
 

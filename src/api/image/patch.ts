@@ -4,8 +4,8 @@ import { Compile } from 'typebox/compile';
 import { checkCustomProperties, customPropertiesOf } from '#api/image/properties.ts';
 import { imageDocument, type patchRequest, readOnlyFields } from '#api/image/schemas.ts';
 import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
+import type { Image } from '#core/image.ts';
 import type { ImageChange } from '#db/images.ts';
-import type { Image } from '#images/image-store.ts';
 
 export type Patch = Static<typeof patchRequest>;
 type Document = Static<typeof imageDocument>;

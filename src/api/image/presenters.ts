@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Failure } from '#api/failure.ts';
-import type { Image } from '#images/image-store.ts';
+import type { Image } from '#core/image.ts';
 
 /** An image in the Image API's shape; custom properties are fields like any other. */
 export function presentImage(image: Image): object {

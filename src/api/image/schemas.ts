@@ -1,5 +1,5 @@
 import { Type } from '@fastify/type-provider-typebox';
-import { containerFormats, diskFormats, imageVisibilities } from '#images/image-store.ts';
+import { containerFormats, diskFormats, imageVisibilities } from '#core/image.ts';
 
 const oneOf = <const T extends string>(values: readonly T[]) => Type.Unsafe<T>({ type: 'string', enum: [...values] });
 const int32 = Type.Integer({ minimum: 0, maximum: 2_147_483_647 });

@@ -4,10 +4,11 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { NightlatchError, notFound } from '#core/errors.ts';
 import { type HostPath, type ImageId, isUuid } from '#core/ids.ts';
+import type { Image } from '#core/image.ts';
 import type { Database } from '#db/database.ts';
 import { abandonUpload, activeImageIds, claimUpload, deleteImage, findImage, finishUpload } from '#db/images.ts';
 import { saveStream } from '#images/builtin/save-stream.ts';
-import type { Image, ImageBytes, ImageStore, ImageViewer } from '#images/image-store.ts';
+import type { ImageBytes, ImageStore, ImageViewer } from '#images/image-store.ts';
 import { inspectImage } from '#images/inspect.ts';
 
 /** Default of Glance's `image_size_cap`. */

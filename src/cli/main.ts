@@ -30,7 +30,7 @@ function buildProgram(): Command {
     .description('show the main job step by step, against the real service')
     .option('--image <file>', 'a cloud image with cloud-init, instead of the one built on the spot')
     .option('--data-dir <directory>', 'where the tour keeps everything', '/var/lib/nightlatch-tour')
-    .option('--images-type <type>', 'how disks are stored: raw or qcow2', 'qcow2')
+    .addOption(new Option('--images-type <type>', 'how disks are stored').choices(['raw', 'qcow2']).default('qcow2'))
     .option('--json', 'one JSON object a step', false)
     .option('--exit', 'end after the last step instead of serving on', false)
     .action(ending(tour));

@@ -41,7 +41,9 @@ const programs = {
   setpriv: 'util-linux',
   libvirtd: 'libvirt-daemon',
   tini: 'tini',
+  fallocate: 'util-linux',
   virtlogd: 'libvirt-daemon',
+  virsh: 'libvirt-clients',
 } as const;
 
 export type Program = keyof typeof programs;

@@ -23,10 +23,13 @@ const POLL_MS = 100;
 export class CloudClient {
   readonly #base: string;
   readonly #login: CloudLogin;
+  readonly #stop: AbortSignal | null;
   #token: string | null = null;
 
-  constructor(login: CloudLogin) {
+  /** `stop`, once aborted, ends every request and every wait. */
+  constructor(login: CloudLogin, stop: AbortSignal | null = null) {
     this.#login = login;
+    this.#stop = stop;
     this.#base = login.authUrl.replace(/\/identity\/v3$/, '');
   }
 
@@ -40,6 +43,7 @@ export class CloudClient {
   async request(service: ServiceName, method: string, path: string, options: RequestOptions = {}): Promise<Answer> {
     const init: RequestInit = {
       method,
+      signal: this.#stop,
       headers: {
         'x-auth-token': await this.token(),
         ...(service === 'compute' ? { 'openstack-api-version': `compute ${COMPUTE_MICROVERSION}` } : {}),
@@ -62,8 +66,13 @@ export class CloudClient {
   }
 
   /** Creates an image and uploads its bytes; returns its id. */
-  async uploadImage(name: string, file: string, diskFormat: 'raw' | 'qcow2'): Promise<string> {
-    const description = { name, disk_format: diskFormat, container_format: 'bare' };
+  async uploadImage(
+    name: string,
+    file: string,
+    diskFormat: 'raw' | 'qcow2',
+    properties: Readonly<Record<string, string>> = {},
+  ): Promise<string> {
+    const description = { ...properties, name, disk_format: diskFormat, container_format: 'bare' };
     const { id } = await this.expect('image', 'POST', '/v2/images', { body: description });
     await this.expect('image', 'PUT', `/v2/images/${id}/file`, { stream: createReadStream(file) });
     return id;
@@ -87,7 +96,7 @@ export class CloudClient {
       const told = `server ${server.name} is ${server.status}, fault: ${server.fault?.message ?? 'none'}`;
       if (server.status === 'ERROR' && isIdle) throw new Error(told);
       if (Date.now() > deadline) throw new Error(`waited ${timeoutMs / 1000} s for ${status}, but ${told}`);
-      await sleep(POLL_MS);
+      await this.#pause();
     }
   }
 
@@ -101,7 +110,7 @@ export class CloudClient {
       if (server?.status === 'ERROR' && server['OS-EXT-STS:task_state'] === null)
         throw new Error(server.fault?.message);
       if (Date.now() > deadline) throw new Error(`waited ${timeoutMs / 1000} s for server ${id} to be gone`);
-      await sleep(POLL_MS);
+      await this.#pause();
     }
   }
 
@@ -115,12 +124,17 @@ export class CloudClient {
     return (await this.expect('compute', 'POST', `/v2.1/servers/${id}/remote-consoles`, { body })).remote_console.url;
   }
 
+  #pause(): Promise<void> {
+    return sleep(POLL_MS, undefined, this.#stop === null ? {} : { signal: this.#stop });
+  }
+
   async #authenticate(): Promise<string> {
     const { userName, password, projectName, domainId } = this.#login;
     const user = { name: userName, password, domain: { id: domainId } };
     const scope = { project: { name: projectName, domain: { id: domainId } } };
     const answer = await fetch(`${this.#login.authUrl}/auth/tokens`, {
       method: 'POST',
+      signal: this.#stop,
       headers: { 'content-type': 'application/json' },
       body: JSON.stringify({ auth: { identity: { methods: ['password'], password: { user } }, scope } }),
     });

@@ -47,6 +47,11 @@ const catalogue = {
     retry: 'after-change',
     text: 'No valid host was found. {reason}',
   },
+  'server-unplaced': {
+    status: 409,
+    retry: 'after-change',
+    text: 'Server {server} is on no host: its creation failed before it was given one. Delete it and create it again.',
+  },
   'key-unavailable': {
     status: 500,
     retry: 'later',

@@ -29,9 +29,11 @@ export async function hostUse(db: Queryable, name: HostName): Promise<HostUse> {
     .where('host', '=', name)
     .where('vm_state', 'not in', ['deleted', 'error'])
     .select([
-      sql<number>`coalesce(sum((flavor ->> 'vcpus')::int), 0)::int`.as('vcpus'),
-      sql<number>`coalesce(sum((flavor ->> 'ramMib')::int), 0)::int`.as('memoryMib'),
-      sql<number>`coalesce(sum((flavor ->> 'rootGib')::int + (flavor ->> 'ephemeralGib')::int), 0)::int`.as('diskGib'),
+      sql<number>`coalesce(sum((flavor ->> 'vcpus')::bigint), 0)::bigint`.as('vcpus'),
+      sql<number>`coalesce(sum((flavor ->> 'ramMib')::bigint), 0)::bigint`.as('memoryMib'),
+      sql<number>`coalesce(sum((flavor ->> 'rootGib')::bigint + (flavor ->> 'ephemeralGib')::bigint), 0)::bigint`.as(
+        'diskGib',
+      ),
     ])
     .executeTakeFirstOrThrow();
   return row;

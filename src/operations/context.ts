@@ -1,6 +1,7 @@
 import type { Readable } from 'node:stream';
 import { type ConfigDriveFacts, configDriveFiles, hostnameOf } from '#core/config-drive.ts';
 import type { Disk, DiskContent } from '#core/disk.ts';
+import { NightlatchError } from '#core/errors.ts';
 import type { HostName, ImageId, ServerId } from '#core/ids.ts';
 import type { Database } from '#db/database.ts';
 import { asDisk, disksOf } from '#db/disks.ts';
@@ -36,10 +37,10 @@ export type ServerInput = {
 /** A server with its disks and the agent of its host, as they are now. */
 export type PlacedServer = { readonly server: Server; readonly disks: readonly Disk[]; readonly agent: HostAgent };
 
-/** @throws when the server has no host: an operation was allowed that should not have been. */
+/** @throws server-unplaced, as when an admin calls a failed server active. */
 export async function loadPlaced(context: OperationContext, serverId: ServerId): Promise<PlacedServer> {
   const placed = await loadIfPlaced(context, serverId);
-  if (!placed) throw new Error(`server ${serverId} is on no host`);
+  if (!placed) throw new NightlatchError('server-unplaced', { server: serverId });
   return placed;
 }
 

@@ -70,6 +70,8 @@ function extendedAttributes(request: FastifyRequest, server: Server): object {
     'OS-EXT-SRV-ATTR:host': server.host,
     'OS-EXT-SRV-ATTR:instance_name': instanceName(server),
     'OS-EXT-SRV-ATTR:hypervisor_hostname': server.host,
+    // The only host is the one that answers.
+    ...(has(request, 'server-host-status') ? { host_status: server.host === null ? '' : 'UP' } : {}),
     ...(has(request, 'server-extended-attributes')
       ? {
           ...hostname,

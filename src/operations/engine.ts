@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { DBOS } from '@dbos-inc/dbos-sdk';
 import type pg from 'pg';
 import type { Logger } from 'pino';
@@ -41,6 +42,8 @@ const OPERATIONS_VERSION = '1';
 export class Engine {
   readonly #log: Logger;
   readonly #workflows = new Map<string, (input: unknown) => Promise<void>>();
+  /** DBOS refuses questions about one operation from within a step of another; asked from here, it answers. */
+  readonly #outsideSteps = AsyncLocalStorage.snapshot();
   #abandoned = false;
 
   constructor(pool: pg.Pool, log: Logger) {
@@ -74,10 +77,12 @@ export class Engine {
   }
 
   /** Waits until the operation with this id has ended; one that was never started counts as ended. */
-  async settled(id: string): Promise<void> {
-    const handle = DBOS.retrieveWorkflow(id);
-    if ((await handle.getStatus()) === null) return;
-    await handle.getResult({ pollingIntervalMs: 50 }).catch(() => {});
+  settled(id: string): Promise<void> {
+    return this.#outsideSteps(async () => {
+      const handle = DBOS.retrieveWorkflow(id);
+      if ((await handle.getStatus()) === null) return;
+      await handle.getResult({ pollingIntervalMs: 50 }).catch(() => {});
+    });
   }
 
   /** Whether the operation with this id was started and has ended, well or badly. */

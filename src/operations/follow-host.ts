@@ -73,15 +73,25 @@ export class HostFollower {
     for (const server of known.values()) {
       if (server.operation === null) await this.#settleIfEnded(server, running.has(server.id), agent);
     }
-    for (const id of running) {
-      if (known.has(id)) continue;
-      log.warn({ host: name, server: id }, `ending the guest of server ${id}: there is no such server`);
-      await agent.stopServer(id, [], 0);
-    }
+    for (const id of running) if (!known.has(id)) await this.#judgeStrayGuest(name, agent, id);
     await this.#closeStrayLeases(name, running);
     for (const id of inventory.serversWithDisks) {
       if (!known.has(id))
         log.warn({ host: name, server: id }, `host ${name} keeps disks of server ${id}, which is not known`);
+    }
+  }
+
+  /**
+   * A deleted server's guest is ended. One that was never heard of is left alone and told to the operator: when an old
+   * backup of the database was restored, its memory may hold the only key that opens its disks.
+   */
+  async #judgeStrayGuest(name: HostName, agent: HostAgent, id: ServerId): Promise<void> {
+    const { context, log } = this.#parts;
+    if ((await findServer(context.db, id)) !== null) {
+      log.warn({ host: name, server: id }, `ending the guest of deleted server ${id}`);
+      await agent.stopServer(id, [], 0);
+    } else {
+      log.error({ host: name, server: id }, `host ${name} runs a guest of server ${id}, which is not in the database`);
     }
   }
 

@@ -1,5 +1,5 @@
 import { stripVTControlCharacters, styleText } from 'node:util';
-import type { Audience, Evidence, StepName } from '#cli/tour/narrator.ts';
+import { type Audience, type Evidence, INTERRUPTED, type StepName } from '#cli/tour/narrator.ts';
 import { print } from '#cli/ui.ts';
 
 /** Number of steps, for the count beside each. */
@@ -24,7 +24,10 @@ export function tellPerson(): Audience {
       for (const line of evidence.flatMap(evidenceLines)) print(line);
       print(`${INDENT}${style('green', 'ok')} ${style('dim', `in ${seconds(ms)}`)}`);
     },
-    failed: (_step, ms) => print(`${INDENT}${style('red', 'failed')} ${style('dim', `after ${seconds(ms)}`)}`),
+    failed: (_step, ms, reason) => {
+      const word = reason === INTERRUPTED ? style('dim', INTERRUPTED) : style('red', 'failed');
+      print(`${INDENT}${word} ${style('dim', `after ${seconds(ms)}`)}`);
+    },
   };
 }
 

@@ -45,6 +45,9 @@ export class StepFailed extends Error {
   }
 }
 
+/** The reason of a step that was not failing, but was stopped by Ctrl-C. */
+export const INTERRUPTED = 'interrupted';
+
 /** How long a step that was interrupted may take to come to its end. */
 const SETTLE_MS = 30_000;
 
@@ -79,7 +82,7 @@ export class Narrator {
       this.#audience.done(name, elapsed(), evidence);
       return value;
     } catch (error) {
-      const reason = this.#stop.aborted ? 'interrupted' : describe(error);
+      const reason = this.#stop.aborted ? INTERRUPTED : describe(error);
       this.#audience.failed(name, elapsed(), reason);
       throw new StepFailed(name, reason, { cause: error });
     }

@@ -7,10 +7,10 @@ import { provideImage, TOUR_NAME } from '#cli/tour/boot-image.ts';
 import { deleteServer, verifyAuditLog } from '#cli/tour/delete-steps.ts';
 import { showDisks } from '#cli/tour/disk-steps.ts';
 import { findGuests } from '#cli/tour/host-look.ts';
-import { Narrator, StepFailed } from '#cli/tour/narrator.ts';
+import { Narrator, StepFailed, type Told } from '#cli/tour/narrator.ts';
 import { letGuestPowerOff, resumeServer, startServer, stopServer, suspendServer } from '#cli/tour/power-steps.ts';
 import { createServer, provideFlavor, removeTourServers } from '#cli/tour/server-steps.ts';
-import { startTourService, type TourService } from '#cli/tour/tour-service.ts';
+import { startTourService, type TourService, type TourServiceOptions } from '#cli/tour/tour-service.ts';
 import { fail, failWith, print, say } from '#cli/ui.ts';
 import { describeError } from '#core/errors.ts';
 import { readCloudsYaml } from '#main/clouds-yaml.ts';
@@ -25,7 +25,8 @@ export type TourOptions = {
   readonly exit: boolean;
 };
 
-const INTERRUPTED = 130;
+/** 128 and the number of SIGINT, as shells have it. */
+const INTERRUPTED_CODE = 130;
 
 /**
  * Shows the main job on the real service, step by step: encrypted servers whose keys come and go. Returns the exit code:
@@ -38,7 +39,7 @@ export async function tour(options: TourOptions): Promise<number> {
   const code = await runTour(options, narrator, stop.signal, interrupted).catch((error: unknown) => {
     const failure = firstFailure(error);
     tellFailure(options, failure, stop.signal);
-    return stop.signal.aborted && failure instanceof StepFailed ? INTERRUPTED : 1;
+    return stop.signal.aborted && failure instanceof StepFailed ? INTERRUPTED_CODE : 1;
   });
   // Libraries may keep a timer or a socket open; everything of ours is closed by now.
   setTimeout(() => process.exit(), 1000).unref();
@@ -58,7 +59,6 @@ async function runTour(
       conclude(options, narrator);
       inviteTo(options, service);
       await interrupted;
-      say('stopping; guests run on');
     }
   }
   if (options.exit) conclude(options, narrator);
@@ -77,14 +77,10 @@ async function mainJob(
   const start = { dataDirectory, imagesType: options.imagesType, stop, undo };
   const progress = (line: string) => narrator.progress(line);
 
-  const tour = await narrator.step('service', `Starting the service in ${dataDirectory}`, () =>
-    startTourService(start),
-  );
+  const tour = await narrator.step('service', `Starting the service in ${dataDirectory}`, () => startClean(start));
   const { client } = tour;
   undo.defer(() => removeServers(tour, dataDirectory));
   const image = await narrator.step('image', 'Building a bootable disk image and uploading it', async () => {
-    const leftovers = await removeTourServers(client);
-    if (leftovers > 0) progress('deleted the server that an interrupted tour had left');
     const cacheDirectory = `${dataDirectory}/cache/guest-image`;
     return await provideImage(client, { file: options.image ?? null, cacheDirectory, progress });
   });
@@ -107,6 +103,14 @@ async function mainJob(
   await narrator.step('delete', 'Deleting it: everything is destroyed', () => deleteServer(tour, server, needle));
   await narrator.step('audit', 'Verifying the audit log', () => verifyAuditLog(tour, server));
   return tour;
+}
+
+async function startClean(options: TourServiceOptions): Promise<Told<TourService>> {
+  const { value, evidence } = await startTourService(options);
+  const deleted = await removeTourServers(value.client);
+  if (deleted === 0) return { value, evidence };
+  const left = { lookedAt: 'left by an interrupted tour', found: `${deleted} server, deleted now` };
+  return { value, evidence: [...evidence, left] };
 }
 
 /** Deletes what is left of the tour's servers; a guest that cannot be deleted is ended, so that no key stays. */
@@ -149,7 +153,7 @@ function tellFailure({ json, dataDir }: TourOptions, error: unknown, stop: Abort
     print(JSON.stringify({ result: 'failed', ...where, reason: describeError(error) }));
   }
   if (!isStep) failWith(error);
-  else if (stop.aborted) say('interrupted; everything is stopped');
+  else if (stop.aborted) say('interrupted; nothing of it is left running');
   else fail(`the step "${error.step}" failed: ${error.message}`, [`The service's own log: ${dataDir}/service.log`]);
 }
 
@@ -162,7 +166,8 @@ function firstFailure(error: unknown): unknown {
 function onInterrupt(stop: AbortController): Promise<void> {
   const { promise, resolve: settle } = Promise.withResolvers<void>();
   const onSignal = () => {
-    if (stop.signal.aborted) process.exit(INTERRUPTED);
+    if (stop.signal.aborted) process.exit(INTERRUPTED_CODE);
+    say('\nstopping; Ctrl-C again ends at once');
     stop.abort();
     settle();
   };

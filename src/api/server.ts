@@ -9,7 +9,9 @@ import fastify, {
   LogController,
 } from 'fastify';
 import type { CatalogService } from '#api/catalog.ts';
+import { answerUnreadable, dropRest } from '#api/connections.ts';
 import { type Failure, failureOf } from '#api/failure.ts';
+import { jsonParser, refuseUnstorableAddress } from '#api/incoming-text.ts';
 import { answerUnknownPaths } from '#api/not-found.ts';
 import { publicUrlOf } from '#api/public-url.ts';
 
@@ -45,12 +47,15 @@ export function buildApi(options: ApiOptions): FastifyInstance {
     requestIdHeader: false,
     genReqId: () => `req-${randomUUID()}`,
     routerOptions: { ignoreTrailingSlash: true, maxParamLength: 512 },
+    clientErrorHandler: answerUnreadable,
     frameworkErrors: (error, request, reply) => answerUnroutable(error, request, reply, options),
     ajv: { customOptions: { removeAdditional: false, coerceTypes: false, useDefaults: true, allErrors: false } },
   }).withTypeProvider<TypeBoxTypeProvider>();
-  acceptEmptyJson(app);
+  app.removeContentTypeParser('application/json');
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, jsonParser(app));
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-openstack-request-id', request.id);
+    refuseUnstorableAddress(request);
   });
   addScope(app, options, presentAtRoot);
   app.get('/', (request) => ({ services: options.services.map((service) => listing(service, request, options)) }));
@@ -66,8 +71,9 @@ export function buildApi(options: ApiOptions): FastifyInstance {
 
 function addScope(app: FastifyInstance, options: ApiOptions, present: ApiService['present']): void {
   answerUnknownPaths(app);
-  app.setErrorHandler((error: Error, request, reply) => {
+  app.setErrorHandler(async (error: Error, request, reply) => {
     const failure = failureOf(error, request);
+    if (failure.status === 413) await dropRest(request);
     reply.status(failure.status);
     if (failure.status === 401) {
       reply.header('www-authenticate', `Keystone uri="${publicUrlOf(request, options.publicUrl)}/identity"`);
@@ -82,16 +88,6 @@ function answerUnroutable(error: Error, request: FastifyRequest, reply: FastifyR
   const failure = failureOf(error, request);
   reply.status(failure.status).header('x-openstack-request-id', request.id);
   void reply.send((service?.present ?? presentAtRoot)(failure, request, reply));
-}
-
-/** Clients send `Content-Type: application/json` with no body, on DELETE and on some actions; that is no body. */
-function acceptEmptyJson(app: FastifyInstance): void {
-  const parse = app.getDefaultJsonParser('error', 'error');
-  app.removeContentTypeParser('application/json');
-  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
-    if (body === '') done(null, undefined);
-    else void parse(request, body as string, done);
-  });
 }
 
 function listing({ catalog }: ApiService, request: FastifyRequest, options: ApiOptions): object {

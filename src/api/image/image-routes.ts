@@ -8,6 +8,7 @@ import { imagePolicy } from '#api/image/policy.ts';
 import { presentImage } from '#api/image/presenters.ts';
 import { checkCustomProperties, customPropertiesOf } from '#api/image/properties.ts';
 import { createImageRequest, imageParams, listImagesQuery, patchRequest, readOnlyFields } from '#api/image/schemas.ts';
+import { jsonParser } from '#api/incoming-text.ts';
 import { enforce } from '#api/policy.ts';
 import { NightlatchError, notFound } from '#core/errors.ts';
 import { type ImageId, newId, type ProjectId } from '#core/ids.ts';
@@ -54,9 +55,9 @@ export function imageRoutes(deps: ImageDependencies): FastifyPluginAsyncTypebox 
 /** A scope of its own, in which a body is a patch and nothing else. */
 function patching(deps: ImageDependencies): FastifyPluginAsyncTypebox {
   return async (app) => {
-    const parse = app.getDefaultJsonParser('error', 'error');
+    const parse = jsonParser(app);
     app.removeAllContentTypeParsers();
-    app.addContentTypeParser(PATCH_TYPE, { parseAs: 'string' }, parse);
+    app.addContentTypeParser(PATCH_TYPE, { parseAs: 'buffer' }, parse);
     app.patch('/images/:id', { schema: { params: imageParams, body: patchRequest } }, async (request) => {
       const { image, context } = await imageOf(request, request.params.id, deps);
       enforce(imagePolicy, 'modify_image', context, { projectId: image.projectId });

@@ -80,3 +80,13 @@ export function asDisk(row: DiskRow): Disk {
     imageId: row.image_id,
   };
 }
+
+/** Ends the rows of a server's disks that never got a place: there is no medium and no key. *Repeat*: fine. */
+export async function endUnplacedDisks(db: Queryable, serverId: ServerId): Promise<void> {
+  await db
+    .updateTable('disks')
+    .set({ state: 'destroyed' })
+    .where('server_id', '=', serverId)
+    .where('storage', 'is', null)
+    .execute();
+}

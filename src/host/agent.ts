@@ -5,7 +5,7 @@ import type { Duplex, Readable } from 'node:stream';
 import { crashPoint } from '#core/crash-point.ts';
 import type { DiskContent, DiskSpec } from '#core/disk.ts';
 import { type EncryptionFormat, formatTrait } from '#core/encryption-intent.ts';
-import { NightlatchError } from '#core/errors.ts';
+import { describeError, NightlatchError } from '#core/errors.ts';
 import { type HostName, type HostPath, type ImageId, isUuid, type ServerId } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import { GIB, MIB } from '#core/sizes.ts';
@@ -102,7 +102,9 @@ export class LocalHostAgent implements HostAgent {
     const { hypervisor } = this.#parts;
     if ((await hypervisor.state(server.id)) !== 'absent') return;
     for (const disk of server.disks) await this.#checkHeader(disk);
-    await hypervisor.start(this.#domain(server), domainKeys(server.disks, keys));
+    await this.#tellingWrongKey(server, keys, () =>
+      hypervisor.start(this.#domain(server), domainKeys(server.disks, keys)),
+    );
     crashPoint('agent.start-server.started');
   }
 
@@ -136,7 +138,9 @@ export class LocalHostAgent implements HostAgent {
         const reason = 'its saved memory is incomplete';
         throw new NightlatchError('saved-memory-unreadable', { server: server.id, reason });
       }
-      await hypervisor.restore(this.#domain(server), path, domainKeys(server.disks, keys));
+      await this.#tellingWrongKey(server, keys, () =>
+        hypervisor.restore(this.#domain(server), path, domainKeys(server.disks, keys)),
+      );
       crashPoint('agent.restore-server.restored');
     });
   }
@@ -224,6 +228,19 @@ export class LocalHostAgent implements HostAgent {
   /** A header that is missing is told as such, with its path, instead of as whatever QEMU makes of it. */
   async #checkHeader(disk: DiskSpec): Promise<void> {
     if (disk.encryption !== null) await this.#encryptor(disk.encryption).inspect(disk, await this.#medium(disk));
+  }
+
+  /** QEMU says that a key opens no disk, and not of which; trying each alone tells. *Throws* disk-wrong-key. */
+  async #tellingWrongKey(server: ServerSpec, keys: DiskKeys, act: () => Promise<void>): Promise<void> {
+    try {
+      await act();
+    } catch (error) {
+      if (!/Invalid password/.test(describeError(error))) throw error;
+      for (const disk of server.disks) {
+        if (disk.encryption !== null) await this.#withPlaintext(disk, keys.get(disk.id) ?? null, async () => {});
+      }
+      throw error;
+    }
   }
 
   /** A medium that is already gone, or never got its place for a header, has nothing left to destroy. */

@@ -15,7 +15,7 @@ import {
   type ServerInput,
 } from '#operations/context.ts';
 import type { Operation } from '#operations/engine.ts';
-import { createDisks, startGuest, storeKeys } from '#operations/steps.ts';
+import { createDisks, destroyDisks, startGuest, storeKeys } from '#operations/steps.ts';
 import { type Candidate, chooseHost } from '#placement/choose-host.ts';
 
 /**
@@ -23,7 +23,7 @@ import { type Candidate, chooseHost } from '#placement/choose-host.ts';
  *
  * | step         | effect                                       | compensation                   | a repeat              |
  * |--------------|----------------------------------------------|--------------------------------|-----------------------|
- * | place        | host chosen; disks get their place           | none: the failed server shows where it was to go | keeps the choice |
+ * | place        | host chosen; disks get their place           | disks ended; the failed server shows where it was to go | keeps the choice |
  * | store-keys   | a secret per encrypted disk, `key-stored`    | secrets destroyed, disks ended | keeps stored secrets  |
  * | cache-image  | the image is on the host                     | none: a cache                  | finds it there        |
  * | create-disks | media formatted and filled, `formatted`      | headers overwritten, media gone | starts over the unfinished one |
@@ -35,7 +35,11 @@ export function createServer(context: OperationContext): Operation<ServerInput> 
   return {
     name: 'create-server',
     steps: [
-      { name: 'place', run: ({ serverId }) => place(context, serverId) },
+      {
+        name: 'place',
+        run: ({ serverId }) => place(context, serverId),
+        undo: (input) => destroyDisks(context, input, all),
+      },
       storeKeys(context, all),
       { name: 'cache-image', run: ({ serverId }) => cacheImage(context, serverId) },
       createDisks(context, all),

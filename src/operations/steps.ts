@@ -1,6 +1,6 @@
 import { crashPoint } from '#core/crash-point.ts';
 import type { Disk } from '#core/disk.ts';
-import { updateDisk } from '#db/disks.ts';
+import { endUnplacedDisks, updateDisk } from '#db/disks.ts';
 import {
   contentOf,
   guestDisks,
@@ -101,7 +101,7 @@ export async function destroyDisks(
   which: (disk: Disk) => boolean,
 ): Promise<void> {
   const placed = await loadIfPlaced(context, serverId);
-  if (!placed) return;
+  if (!placed) return await endUnplacedDisks(context.db, serverId);
   for (const disk of placed.disks.filter(which)) {
     await placed.agent.destroyDisk(disk);
     crashPoint('steps.destroy-disks.removed');

@@ -8,7 +8,7 @@ import type { ServerAction } from '#core/server.ts';
 import { GIB, MIB, roundUpToSector } from '#core/sizes.ts';
 import { insertDisks, type NewDisk } from '#db/disks.ts';
 import type { PendingOperation } from '#db/schema.ts';
-import { claimServer, insertServer, type Server } from '#db/servers.ts';
+import { claimServer, findServer, insertServer, type Server } from '#db/servers.ts';
 import type { OperationContext, ServerInput } from '#operations/context.ts';
 import { createServer } from '#operations/create-server.ts';
 import { deleteServer } from '#operations/delete-server.ts';
@@ -97,6 +97,17 @@ export class DurableServerOperations implements ServerOperations {
     );
     crashPoint('operations.recorded');
     await this.#engine.start(claim.name, claim.id, claim.input);
+    if (action === 'delete') await this.#awaitIfUnplaced(serverId, claim);
+  }
+
+  /**
+   * A server that no host has is gone when its delete is answered, as in Nova: clients that wait for the end take an
+   * ERROR they still see for the failure of the delete.
+   */
+  async #awaitIfUnplaced(serverId: ServerId, claim: PendingOperation): Promise<void> {
+    if ((claim.input as ServerInput).after !== null) return;
+    const server = await findServer(this.#context.db, serverId);
+    if (server?.host === null) await this.#engine.settled(claim.id);
   }
 
   async consoleLog(server: Server, bytes: number): Promise<Buffer> {

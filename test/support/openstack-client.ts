@@ -6,6 +6,8 @@ const TIMEOUT_MS = 60_000;
 export type OpenStackClient = {
   /** Runs a command and returns what it prints with `-f json`. @throws program-failed. */
   json(...args: string[]): Promise<unknown>;
+  /** Runs a command that has no `-f`, and returns what it prints. @throws program-failed. */
+  text(...args: string[]): Promise<string>;
   /** Runs a command that prints nothing of interest. @throws program-failed. */
   does(...args: string[]): Promise<void>;
   /** Runs a command that must fail, and returns what it complained of. @throws when it succeeds. */
@@ -23,6 +25,7 @@ export function openStackClient(folder: string, cloud: string): OpenStackClient 
     });
   return {
     json: async (...args) => JSON.parse((await command([...args, '-f', 'json'])).stdout),
+    text: async (...args) => (await command(args)).stdout,
     does: async (...args) => void (await command(args)),
     fails: async (...args) => {
       const outcome = await command(args, [1, 2]);

@@ -32,7 +32,8 @@ const titles: Readonly<Record<number, string>> = {
  */
 export function failureOf(error: FastifyError | Error, request: FastifyRequest): Failure {
   if (error instanceof NightlatchError) {
-    if (error.status >= 500) request.log.error({ err: error }, 'a request failed');
+    // What is not served (501) is the client's mistake, not ours.
+    if (error.status >= 500 && error.code !== 'not-implemented') request.log.error({ err: error }, 'a request failed');
     return failure(error.status, error.message, error.code);
   }
   if ('validation' in error && error.validation) return failure(400, validationSentence(error));

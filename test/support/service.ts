@@ -14,6 +14,10 @@ export type ServiceOptions = {
   readonly shutdownTimeout?: number;
   /** More TOML, whole groups. */
   readonly more?: string;
+  /** Called with the state directory, which does not exist yet, before the first start. */
+  readonly prepare?: (stateDirectory: string) => Promise<void>;
+  /** A command line that, with another put after it, ends by becoming that (`exec`). */
+  readonly wrapper?: readonly string[];
 };
 
 const START_TIMEOUT_MS = 60_000;
@@ -29,9 +33,11 @@ export class TestService implements AsyncDisposable {
   readonly logFile: string;
   url = '';
   #child: ChildProcess | null = null;
+  readonly #wrapper: readonly string[];
 
-  private constructor(directory: string) {
+  private constructor(directory: string, wrapper: readonly string[]) {
     this.directory = directory;
+    this.#wrapper = wrapper;
     this.configFile = join(directory, 'nightlatch.toml');
     this.logFile = join(directory, 'service.log');
   }
@@ -48,9 +54,10 @@ export class TestService implements AsyncDisposable {
     // A short path: the sockets below it have at most 107 characters.
     const directory = await mkdtemp('/var/tmp/nl-');
     await chmod(directory, 0o711);
-    const service = new TestService(directory);
+    const service = new TestService(directory, options.wrapper ?? []);
     await writeFile(service.configFile, configText(service.stateDirectory, options));
     try {
+      await options.prepare?.(service.stateDirectory);
       await service.launch();
     } catch (error) {
       await service[Symbol.asyncDispose]();
@@ -78,7 +85,8 @@ export class TestService implements AsyncDisposable {
 
   /** Starts the process and does not wait for it: for a start that a crash point will end. */
   spawn(environment: Record<string, string> = {}): ChildProcess {
-    const child = spawn(process.execPath, [...NIGHTLATCH, this.configFile], {
+    const [program = '', ...args] = [...this.#wrapper, process.execPath, ...NIGHTLATCH, this.configFile];
+    const child = spawn(program, args, {
       env: { PATH: process.env.PATH ?? '', ...environment },
       stdio: ['ignore', 'ignore', 'pipe'],
     });

@@ -3,8 +3,9 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { CloudClient } from '#cli/cloud/client.ts';
 import { GuestConsole } from '#cli/cloud/guest-console.ts';
+import { expectBooted } from '#test/support/boot-guest.ts';
 import { bootSector } from '#test/support/boot-sector.ts';
-import { TestService } from '#test/support/service.ts';
+import { type ServiceOptions, TestService } from '#test/support/service.ts';
 import { findStrays } from '#test/support/strays.ts';
 
 /** The service with a small image and a flavor for encrypted servers, to be killed at crash points. */
@@ -21,8 +22,8 @@ export class CrashLab implements AsyncDisposable {
     this.#image = image;
   }
 
-  static async open(): Promise<CrashLab> {
-    const service = await TestService.start({ shutdownTimeout: 5 });
+  static async open(options: ServiceOptions = {}): Promise<CrashLab> {
+    const service = await TestService.start({ shutdownTimeout: 5, ...options });
     const cloud = await service.client();
     const disk = join(service.directory, 'boot.raw');
     await writeFile(disk, Buffer.concat([bootSector(), Buffer.alloc(1024 * 1024 - 512)]));
@@ -67,21 +68,9 @@ export class CrashLab implements AsyncDisposable {
     await this.expectNoStrays();
   }
 
-  /**
-   * A guest that was just booted answers, which it can only when its disk was opened with the right key. Returns the
-   * letter it will answer next.
-   */
-  async expectBooted(id: string): Promise<string> {
-    using guest = await GuestConsole.open(await this.cloud.serialConsoleUrl(id));
-    for (let attempt = 1; ; attempt++) {
-      try {
-        const [letter] = await guest.exchange('n', /[a-z]/, 2000);
-        return String.fromCharCode(letter.charCodeAt(0) + 1);
-      } catch (error) {
-        // What is sent while the firmware still has the serial port is lost.
-        if (attempt === 10) throw error;
-      }
-    }
+  /** As `expectBooted` for any guest of the boot sector. */
+  expectBooted(id: string): Promise<string> {
+    return expectBooted(this.cloud, id);
   }
 
   /** The guest goes on counting from where its memory was: nobody has restarted it. */

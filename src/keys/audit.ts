@@ -27,8 +27,17 @@ const GENESIS = createHash('sha256').update('nightlatch audit log, version 1').d
 const CHAIN_LOCK = 0x6e6c_6175;
 const PAGE = 1000;
 
+/** Something to record. */
+export type AuditEntry = { readonly event: AuditEvent; readonly facts: AuditFacts };
+
 /** Appends a record within `db`'s transaction; it is durable when that commits. */
 export async function appendAudit(db: Queryable, event: AuditEvent, facts: AuditFacts): Promise<void> {
+  await appendAuditEntries(db, [{ event, facts }]);
+}
+
+/** Appends records in the order given, within `db`'s transaction; they are durable when that commits. */
+export async function appendAuditEntries(db: Queryable, entries: readonly AuditEntry[]): Promise<void> {
+  if (entries.length === 0) return;
   await sql`select pg_advisory_xact_lock(${CHAIN_LOCK})`.execute(db);
   const last = await db
     .selectFrom('audit_records')
@@ -36,13 +45,9 @@ export async function appendAudit(db: Queryable, event: AuditEvent, facts: Audit
     .orderBy('sequence', 'desc')
     .limit(1)
     .executeTakeFirst();
-  const sequence = (last?.sequence ?? 0) + 1;
-  const at = new Date();
-  const body = canonicalize({ sequence, at: at.toISOString(), event, facts }) as string;
-  const previous = last?.hash ?? GENESIS;
   await db
     .insertInto('audit_records')
-    .values({ sequence, at, event, body, previous_hash: previous, hash: chain(previous, body) })
+    .values(chained(entries, last ?? { sequence: 0, hash: GENESIS }))
     .execute();
 }
 
@@ -78,6 +83,19 @@ export async function latestAudit(db: Queryable, limit: number): Promise<AuditRe
   return found.reverse().map((row) => {
     const { sequence, at, event, facts } = JSON.parse(row.body) as Omit<AuditRecord, 'hash'>;
     return { sequence, at, event, facts, hash: row.hash.toString('hex') };
+  });
+}
+
+/** The rows of new records, each following the one before it. */
+function chained(entries: readonly AuditEntry[], last: { readonly sequence: number; readonly hash: Buffer }) {
+  const at = new Date();
+  let previous = last.hash;
+  return entries.map(({ event, facts }, i) => {
+    const sequence = last.sequence + 1 + i;
+    const body = canonicalize({ sequence, at: at.toISOString(), event, facts }) as string;
+    const row = { sequence, at, event, body, previous_hash: previous, hash: chain(previous, body) };
+    previous = row.hash;
+    return row;
   });
 }
 

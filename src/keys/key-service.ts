@@ -6,7 +6,7 @@ import type { Database } from '#db/database.ts';
 import { updateDisk } from '#db/disks.ts';
 import { appendAudit } from '#keys/audit.ts';
 import type { KeyStore } from '#keys/key-store.ts';
-import { closeLeases, type LeasableDisk, type LeaseReason, leasable, openLease } from '#keys/leases.ts';
+import { closeLeases, type LeasableDisk, type LeaseReason, leasable, openLeases } from '#keys/leases.ts';
 
 /** The one way a key travels: stored, leased and audited, lent to one call, zeroed. */
 export class KeyService {
@@ -46,9 +46,7 @@ export class KeyService {
   ): Promise<T> {
     const leased = disks.map(leasable).filter((disk) => disk !== null);
     if (leased.length > 0) {
-      await this.#db.transaction().execute(async (tx) => {
-        for (const disk of leased) await openLease(tx, disk, reason, requestId);
-      });
+      await this.#db.transaction().execute((tx) => openLeases(tx, leased, reason, requestId));
     }
     crashPoint('keys.lend.leased');
     using lent = new DisposableStack();

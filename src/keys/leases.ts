@@ -4,7 +4,7 @@ import { NightlatchError } from '#core/errors.ts';
 import { type DiskId, type HostName, type LeaseId, newId, type SecretId } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
-import { appendAudit } from '#keys/audit.ts';
+import { type AuditEntry, appendAuditEntries } from '#keys/audit.ts';
 
 /** Why a key is on a host. */
 export const leaseReasons = ['create', 'run', 'suspend'] as const;
@@ -27,38 +27,31 @@ export function leasable(disk: Disk): LeasableDisk | null {
 }
 
 /**
- * Opens a lease, or finds the one that is open, and records that the key is about to be released. All of it is durable
- * when `db`'s transaction commits, and only then may the key leave the key store.
+ * Opens a lease for each disk, or finds the one that is open, and records that its key is about to be released. All of
+ * it is durable when `db`'s transaction commits, and only then may a key leave the key store.
  */
-export async function openLease(
+export async function openLeases(
   db: Queryable,
-  disk: LeasableDisk,
+  disks: readonly LeasableDisk[],
   reason: LeaseReason,
   requestId: string,
-): Promise<LeaseId> {
-  const live = await liveLease(db, disk.id);
-  if (live && live.host !== disk.host) {
-    throw new NightlatchError('key-unavailable', { disk: disk.id, reason: `host ${live.host} holds its lease` });
-  }
-  const id = live?.id ?? newId<LeaseId>();
-  const facts = factsOf({ ...disk, leaseId: id, reason, requestId });
-  if (!live) {
-    await db
-      .insertInto('leases')
-      .values({
-        id,
-        disk_id: disk.id,
-        project_id: disk.projectId,
-        secret_id: disk.secretId,
-        host: disk.host,
-        reason,
-        opened_at: new Date(),
-      })
-      .execute();
-    await appendAudit(db, 'lease-opened', facts);
-  }
-  await appendAudit(db, 'key-released', facts);
-  return id;
+): Promise<void> {
+  if (disks.length === 0) return;
+  const live = await liveLeasesOf(db, disks);
+  const leases = disks.map((disk) => {
+    const held = live.get(disk.id);
+    if (held && held.host !== disk.host) {
+      throw new NightlatchError('key-unavailable', { disk: disk.id, reason: `host ${held.host} holds its lease` });
+    }
+    return { disk, isNew: held === undefined, id: held?.id ?? newId<LeaseId>() };
+  });
+  const opened = leases.filter(({ isNew }) => isNew).map(({ disk, id }) => newLease(disk, id, reason));
+  if (opened.length > 0) await db.insertInto('leases').values(opened).execute();
+  const records = leases.flatMap(({ disk, isNew, id }): AuditEntry[] => {
+    const facts = factsOf({ ...disk, leaseId: id, reason, requestId });
+    return [...(isNew ? [{ event: 'lease-opened', facts } as const] : []), { event: 'key-released', facts }];
+  });
+  await appendAuditEntries(db, records);
 }
 
 /** Closes the live leases of disks that are locked. *Repeat*: a disk without a live lease is fine. */
@@ -71,23 +64,27 @@ export async function closeLeases(db: Queryable, disks: readonly DiskId[], reque
     .where('closed_at', 'is', null)
     .returningAll()
     .execute();
-  for (const lease of closed) {
+  const records = closed.map((lease): AuditEntry => {
     const { disk_id: id, project_id: projectId, secret_id: secretId, host, reason } = lease;
-    await appendAudit(
-      db,
-      'lease-closed',
-      factsOf({ id, projectId, secretId, host, leaseId: lease.id, reason, requestId }),
-    );
-  }
+    const facts = factsOf({ id, projectId, secretId, host, leaseId: lease.id, reason, requestId });
+    return { event: 'lease-closed', facts };
+  });
+  await appendAuditEntries(db, records);
 }
 
 export async function liveLeases(db: Queryable): Promise<Lease[]> {
   return await db.selectFrom('leases').selectAll().where('closed_at', 'is', null).orderBy('opened_at').execute();
 }
 
-async function liveLease(db: Queryable, disk: DiskId): Promise<Lease | null> {
-  const query = db.selectFrom('leases').selectAll().where('disk_id', '=', disk).where('closed_at', 'is', null);
-  return (await query.executeTakeFirst()) ?? null;
+async function liveLeasesOf(db: Queryable, disks: readonly LeasableDisk[]): Promise<ReadonlyMap<string, Lease>> {
+  const ids = disks.map(({ id }) => id);
+  const query = db.selectFrom('leases').selectAll().where('disk_id', 'in', ids).where('closed_at', 'is', null);
+  return new Map((await query.execute()).map((lease) => [lease.disk_id, lease]));
+}
+
+function newLease(disk: LeasableDisk, id: LeaseId, reason: LeaseReason) {
+  const { id: disk_id, projectId: project_id, secretId: secret_id, host } = disk;
+  return { id, disk_id, project_id, secret_id, host, reason, opened_at: new Date() };
 }
 
 type LeaseFacts = Pick<LeasableDisk, 'id' | 'projectId' | 'secretId' | 'host'> & {

@@ -1,5 +1,5 @@
 import type { ChildProcess } from 'node:child_process';
-import { mkdir, readdir, readFile, realpath, rm, writeFile } from 'node:fs/promises';
+import { access, mkdir, readdir, readFile, realpath, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type HostPath, isUuid } from '#core/ids.ts';
@@ -87,9 +87,11 @@ export class FuseExports {
 
   async #withdraw(diskId: string): Promise<void> {
     const path = await this.#path(diskId);
+    // An export is never without its folder, and looking for strays means to read every process's command line.
+    if (!(await exists(dirname(path)))) return;
     const child = this.#children.get(diskId);
     if (child) await stopChild(child);
-    await stopStrays(path);
+    else await stopStrays(path);
     if (await isMounted(path)) {
       await run('umount', ['--lazy', path], { doing: `Locking disk ${diskId}`, tolerate: [UMOUNT_FAILED] });
     }
@@ -191,6 +193,16 @@ async function holdsWithin(timeoutMs: number, condition: () => boolean | Promise
     await delay(POLL_MS);
   }
   return true;
+}
+
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    (error: unknown) => {
+      if (hasCode(error, 'ENOENT')) return false;
+      throw error;
+    },
+  );
 }
 
 async function isMounted(path: string): Promise<boolean> {

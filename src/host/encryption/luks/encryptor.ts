@@ -11,6 +11,7 @@ import { hasCode, readUpTo, tellingDiskFull, writeAll } from '#host/files.ts';
 import type { BlockNode, FuseExports } from '#host/fuse-exports.ts';
 
 const OVERWRITE_CHUNK = 4096;
+const ZEROS = Buffer.alloc(OVERWRITE_CHUNK);
 
 /** LUKSv1 by QEMU's own layer: no block device, no kernel module; raw and qcow2 alike. */
 export function luksEncryptor({
@@ -81,14 +82,27 @@ async function overwriteHeader({ header }: Medium): Promise<void> {
   try {
     await using file = await open(header.path, 'r+');
     const present = await readUpTo(file, header.length, header.offset);
-    for (let at = 0; at < present.length; at += OVERWRITE_CHUNK) {
-      const chunk = present.subarray(at, at + OVERWRITE_CHUNK);
-      if (chunk.some((byte) => byte !== 0)) await writeAll(file, randomBytes(chunk.length), header.offset + at);
+    for (const { start, end } of partsInUse(present)) {
+      await writeAll(file, randomBytes(end - start), header.offset + start);
     }
     await file.sync();
   } catch (error) {
     if (!hasCode(error, 'ENOENT')) throw error;
   }
+}
+
+/** The parts that hold anything, in whole chunks, as long as possible. */
+function partsInUse(bytes: Buffer): { readonly start: number; readonly end: number }[] {
+  const parts: { start: number; end: number }[] = [];
+  for (let start = 0; start < bytes.length; start += OVERWRITE_CHUNK) {
+    const chunk = bytes.subarray(start, start + OVERWRITE_CHUNK);
+    if (chunk.equals(ZEROS.subarray(0, chunk.length))) continue;
+    const end = start + chunk.length;
+    const last = parts.at(-1);
+    if (last?.end === start) last.end = end;
+    else parts.push({ start, end });
+  }
+  return parts;
 }
 
 function luksNode({ attachment }: Medium): BlockNode {

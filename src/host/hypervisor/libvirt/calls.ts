@@ -62,8 +62,16 @@ export const calls: Implementation = {
       native.virSecretFree(secret);
     }
   },
-  undefineSecret(connection, _key, uuid) {
-    undefine(native.virSecretLookupByUUIDString(connection, uuid));
+  undefineSecrets(connection, _key, ...uuids) {
+    const failures: unknown[] = [];
+    for (const uuid of uuids) {
+      try {
+        undefine(native.virSecretLookupByUUIDString(connection, uuid));
+      } catch (error) {
+        failures.push(error);
+      }
+    }
+    if (failures.length > 0) throw failures[0];
     return null;
   },
   listSecrets: (connection, _key, prefix) => eachSecret(connection, prefix, () => {}),

@@ -23,7 +23,8 @@ export type Calls = {
   restoreDomain: { args: [file: string, xml: string]; result: null };
   /** Defines a secret by its XML and gives it the key's bytes; one that has the same usage is replaced. */
   setSecret: { args: [xml: string, usage: string]; result: null };
-  undefineSecret: { args: [uuid: string]; result: null };
+  /** Undefines all of them that there are, also when one of them fails. */
+  undefineSecrets: { args: string[]; result: null };
   /** Usages that start with `prefix`. */
   listSecrets: { args: [prefix: string]; result: string[] };
   /** Undefines all whose usage starts with `prefix`. */

@@ -101,7 +101,7 @@ export class LocalHostAgent implements HostAgent {
   async startServer(server: ServerSpec, keys: DiskKeys): Promise<void> {
     const { hypervisor } = this.#parts;
     if ((await hypervisor.state(server.id)) !== 'absent') return;
-    for (const disk of server.disks) await this.#checkHeader(disk);
+    await Promise.all(server.disks.map((disk) => this.#checkHeader(disk)));
     await this.#tellingWrongKey(server, keys, () =>
       hypervisor.start(this.#domain(server), domainKeys(server.disks, keys)),
     );

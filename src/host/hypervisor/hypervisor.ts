@@ -45,7 +45,8 @@ export type HypervisorEvent =
  * Runs domains. A domain exists only while its guest runs or is paused: libvirt calls that transient. What a stopped
  * server is made of lives in the control plane, so nothing of it can grow stale on a host.
  *
- * Every call *throws* hypervisor-unavailable when libvirt does not answer and hypervisor-failed when it refuses.
+ * Every call *throws* hypervisor-unavailable when libvirt does not answer, hypervisor-failed when it refuses, and
+ * disk-full when it says that this is why.
  */
 export interface Hypervisor {
   /**

@@ -47,7 +47,7 @@ export class LibvirtPool implements AsyncDisposable {
     this.#size = size;
   }
 
-  /** @throws hypervisor-unavailable; hypervisor-failed, with libvirt's words, when libvirt refused. */
+  /** @throws hypervisor-unavailable; disk-full; hypervisor-failed, with libvirt's words, when libvirt refused. */
   call<Name extends CallName>(
     name: Name,
     args: Calls[Name]['args'],
@@ -155,6 +155,9 @@ function unavailable({ options }: Job, reason: string): NightlatchError {
   return new NightlatchError('hypervisor-unavailable', { doing: options.doing, reason });
 }
 
-function refused({ options }: Job, reason: string): NightlatchError {
-  return new NightlatchError('hypervisor-failed', { doing: options.doing, reason });
+function refused({ options: { doing } }: Job, reason: string): NightlatchError {
+  if (/No space left on device/.test(reason)) {
+    return new NightlatchError('disk-full', { doing, where: "the host's data directory" });
+  }
+  return new NightlatchError('hypervisor-failed', { doing, reason });
 }

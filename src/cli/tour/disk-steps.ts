@@ -58,8 +58,8 @@ export async function lockedMedia({ state }: TourService, { id }: TourServer): P
 export async function describeMedium({ medium, dump }: LockedMedium): Promise<Evidence> {
   const byQemu = await encryptionByQemu(medium);
   must(byQemu.startsWith('luks'), `qemu-img info finds the ${medium.role} disk encrypted by ${byQemu}`);
-  const said = `LUKS${dump.version} ${dump.cipher}, ${dump.keyBits} bits, ${dump.slots} key slot, ${dump.uuid.slice(0, 8)}…`;
-  return { lookedAt: `luksDump, ${medium.role}`, found: `${said}; qemu-img info: ${medium.format}, ${byQemu}` };
+  const said = `LUKS${dump.version} ${dump.cipher}, ${dump.keyBits} bits, ${dump.slots} key slot`;
+  return { lookedAt: `luksDump, qemu-img: ${medium.role}`, found: `${said}; ${medium.format}, ${byQemu}` };
 }
 
 /** Tries a key that is not theirs on disks. @throws when one opens. */
@@ -86,8 +86,8 @@ async function differentSecrets(
     `${locked.length} disks have ${secrets.length} secrets, ${wrapped} of them different, and ${digests} volume keys`,
   );
   return {
-    lookedAt: 'secrets of its disks',
-    found: `${wrapped} different secrets and ${digests} different volume keys for ${locked.length} disks`,
+    lookedAt: `secrets of its ${locked.length} disks`,
+    found: `${wrapped} different secrets, ${digests} different volume keys`,
     promise: 'Every disk has its own key',
   };
 }

@@ -103,7 +103,7 @@ export function lockedEvidence(when: string, leasesBefore: number): Evidence[] {
     { lookedAt: '/proc, virsh list, mounts', found: 'no QEMU process, no domain, no unlocked disk' },
     {
       lookedAt: 'virsh secret-list, leases',
-      found: `no libvirt secret, no lease; ${leasesBefore} leases while it ran`,
+      found: `no secret, no lease (${leasesBefore} while it ran)`,
       promise: `No key without a lease: ${when}`,
     },
   ];

@@ -59,6 +59,8 @@ async function runTour(
       conclude(options, narrator);
       inviteTo(options, service);
       await interrupted;
+      const guests = await findGuests(resolve(options.dataDir));
+      if (guests.length > 0) say(`guests run on: ${guests.length}; the next tour, or npm start, finds them again`);
     }
   }
   if (options.exit) conclude(options, narrator);
@@ -75,12 +77,13 @@ async function mainJob(
   const dataDirectory = resolve(options.dataDir);
   const needle = `nightlatch-${randomBytes(8).toString('hex')}`;
   const start = { dataDirectory, imagesType: options.imagesType, stop, undo };
+  const imageTitle = options.image ? 'Uploading your image' : 'Building a bootable disk image and uploading it';
   const progress = (line: string) => narrator.progress(line);
 
   const tour = await narrator.step('service', `Starting the service in ${dataDirectory}`, () => startClean(start));
   const { client } = tour;
   undo.defer(() => removeServers(tour, dataDirectory));
-  const image = await narrator.step('image', 'Building a bootable disk image and uploading it', async () => {
+  const image = await narrator.step('image', imageTitle, async () => {
     const cacheDirectory = `${dataDirectory}/cache/guest-image`;
     return await provideImage(client, { file: options.image ?? null, cacheDirectory, progress });
   });

@@ -6,7 +6,7 @@ import { startService } from '#main/service.ts';
 /** A stop that takes longer than this is given up; what it left half done goes on at the next start. */
 const STOP_TIMEOUT_MS = 15_000;
 
-/** Runs the service until SIGINT or SIGTERM. Guests run on; the next start finds them. */
+/** Runs the service until SIGINT or SIGTERM, or until it loses its database. Guests run on; the next start finds them. */
 export async function serve({ config: file }: { config?: string }): Promise<number> {
   const config = await loadConfig(file ?? null);
   const log = pino({ level: config.log.level }, pino.destination({ fd: 2, sync: true }));
@@ -14,8 +14,9 @@ export async function serve({ config: file }: { config?: string }): Promise<numb
   const service = await startService(config, log);
   say(`nightlatch serves at ${service.url}`);
   say(`log in with: OS_CLIENT_CONFIG_FILE=${service.cloudsFile} openstack --os-cloud nightlatch token issue`);
-  const signal = await stopped;
-  say(`${signal}: stopping; guests run on`);
+  const end = await Promise.race([stopped, service.lost]);
+  if (typeof end === 'string') say(`${end}: stopping; guests run on`);
+  else failWith(end);
   const givenUp = setTimeout(() => process.exit(1), STOP_TIMEOUT_MS);
   givenUp.unref();
   try {
@@ -26,7 +27,7 @@ export async function serve({ config: file }: { config?: string }): Promise<numb
   }
   // Libraries may keep a timer or a socket open; everything of ours is closed by now.
   setTimeout(() => process.exit(), 1000).unref();
-  return 0;
+  return typeof end === 'string' ? 0 : 1;
 }
 
 function signalled(): Promise<string> {

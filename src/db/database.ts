@@ -18,10 +18,12 @@ const POOL_SIZE = 20;
 // Sizes in bytes pass 2^31; they stay far below 2^53, so numbers hold them exactly.
 pg.types.setTypeParser(pg.types.builtins.INT8, Number);
 
-/** A pool of connections to PostgreSQL; a broken idle connection is replaced, not fatal. */
+/** A pool of connections to PostgreSQL. One that breaks is replaced; who used it learns of it by the next query. */
 export function connectPool(address: DatabaseAddress): pg.Pool {
   const pool = new pg.Pool({ ...address, max: POOL_SIZE });
   pool.on('error', () => {});
+  // The pool listens to idle connections only, and an error that nobody listens to ends the process.
+  pool.on('connect', (client) => client.on('error', () => {}));
   return pool;
 }
 

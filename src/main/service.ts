@@ -28,7 +28,12 @@ import { HostFollower } from '#operations/follow-host.ts';
 const REGION = 'RegionOne';
 
 /** The whole of Nightlatch in one process, serving. Disposing ends it cleanly; guests run on. */
-export type Service = AsyncDisposable & { readonly url: string; readonly cloudsFile: string };
+export type Service = AsyncDisposable & {
+  readonly url: string;
+  readonly cloudsFile: string;
+  /** See `State`: who serves has to stop then. */
+  readonly lost: State['lost'];
+};
 
 /** Starts everything in the order in which each part needs the ones before it. @throws what the parts throw. */
 export async function startService(config: Config, log: Logger): Promise<Service> {
@@ -71,7 +76,8 @@ export async function startService(config: Config, log: Logger): Promise<Service
   const url = await listen(api, config);
   await keepLogin(state, url);
   const owned = undo.move();
-  return { url, cloudsFile: state.paths.clouds, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+  const { lost, paths } = state;
+  return { url, cloudsFile: paths.clouds, lost, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
 async function reportHost(state: State, name: HostName, agent: LocalHostAgent): Promise<void> {

@@ -13,6 +13,8 @@ const SUSPEND_ROUNDS = 7;
 const SUSPEND_TARGET = 1.3;
 const POLL_MS = 5;
 const WAIT_MS = 120_000;
+/** After a stop the service looks over the host; that is not part of the next start. */
+const SETTLE_MS = 300;
 /** Kept from run to run; git ignores it. */
 const GUEST_CACHE = join(import.meta.dirname, '../.nightlatch/guest-images');
 const READY = 'nightlatch-guest: ready';
@@ -36,6 +38,7 @@ export async function benchServerStart(progress: Progress): Promise<Comparison[]
   const startAndStop = async (id: string) => {
     const ms = await timed(() => actAndWait(cloud, id, { 'os-start': null }, 'ACTIVE'));
     await stop(cloud, id);
+    await sleep(SETTLE_MS);
     return ms;
   };
   for (const kind of kinds) await startAndStop(pair[kind]);

@@ -29,6 +29,7 @@ const stop = { 'os-stop': null };
 
 describe('a host whose disk is full', { timeout: 600_000 }, () => {
   for (const imagesType of ['raw', 'qcow2'] as const) {
+    // The tests build on one another: the first brings the image into the host's cache.
     describe(`(${imagesType})`, () => {
       let lab: TroubleLab;
       let small: SmallDisk;

@@ -41,7 +41,7 @@ const expected: Readonly<Record<string, readonly RegExp[]>> = {
     /vda 1024, vdb 1024, vdc 64 MiB to the byte/,
   ],
   disks: [
-    /luksDump, qemu-img: root: LUKS1 aes-xts-plain64, 512 bits, 1 key slot, .*luks aes-256-xts/,
+    /luksDump, qemu-img: root: LUKS1 aes-xts-plain64, 512 bits, 1 key slot; (qcow2|raw), luks aes-256-xts/,
     /luksDump, qemu-img: ephemeral: LUKS1 .*luks aes-256-xts/,
     /luksDump, qemu-img: swap: LUKS1 .*luks aes-256-xts/,
     /luksDump, qemu-img: config drive: LUKS1 .*luks aes-256-xts/,

@@ -1,6 +1,6 @@
 import type { Insertable, Selectable, Updateable } from 'kysely';
 import type { Disk } from '#core/disk.ts';
-import type { DiskId, HostName, ServerId } from '#core/ids.ts';
+import type { DiskId, HostName, ImageId, ServerId } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
 
@@ -79,6 +79,19 @@ export function asDisk(row: DiskRow): Disk {
     secretId: row.secret_id,
     imageId: row.image_id,
   };
+}
+
+/** Images that a host has a use for: those its disks start from, and those that can still be asked for. */
+export async function imagesToKeep(db: Queryable, host: HostName): Promise<Set<ImageId>> {
+  const used = db
+    .selectFrom('disks')
+    .select('image_id as id')
+    .where((eb) => eb.or([eb('host', '=', host), eb('host', 'is', null)]))
+    .where('state', '<>', 'destroyed')
+    .where('image_id', 'is not', null)
+    .$narrowType<{ id: ImageId }>();
+  const rows = await used.union(db.selectFrom('images').select('id')).execute();
+  return new Set(rows.map(({ id }) => id));
 }
 
 /** Ends the rows of a server's disks that never got a place: there is no medium and no key. *Repeat*: fine. */

@@ -74,6 +74,10 @@ export class LocalHostAgent implements HostAgent {
     return this.#parts.images.bring(imageId, format, open);
   }
 
+  pruneImages(keep: ReadonlySet<ImageId>): Promise<void> {
+    return this.#parts.images.prune(keep);
+  }
+
   async createDisk(disk: DiskSpec, content: DiskContent, key: Secret | null): Promise<void> {
     const driver = this.#parts.drivers[disk.storage];
     await this.#lock(disk);

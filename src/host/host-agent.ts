@@ -57,6 +57,9 @@ export interface HostAgent {
   /** Brings an image onto the host. `open` is called only when the host does not have it yet. */
   cacheImage(imageId: ImageId, format: 'raw' | 'qcow2', open: () => Promise<Readable>): Promise<void>;
 
+  /** Removes from the host every image that is not among those to keep. *Repeat*: fine. */
+  pruneImages(keep: ReadonlySet<ImageId>): Promise<void>;
+
   /**
    * Allocates, formats and fills a disk; on return it is locked. *Repeat*: starts over. The caller guarantees that the
    * disk was never in use, which is what its durable state `key-stored` (or `absent`, when not encrypted) says.

@@ -1,11 +1,11 @@
 import { createWriteStream } from 'node:fs';
-import { open, rename, rm } from 'node:fs/promises';
+import { open, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import type { HostPath, ImageId } from '#core/ids.ts';
+import { type HostPath, type ImageId, isUuid } from '#core/ids.ts';
 import { run } from '#host/exec.ts';
-import { hasCode, makeFolder, removeFile, syncFolder, tellingDiskFull } from '#host/files.ts';
+import { hasCode, ignoring, makeFolder, removeFile, syncFolder, tellingDiskFull } from '#host/files.ts';
 
 /**
  * Images on a host, each as one sparse raw file `<directory>/<image id>`: what disks start from, by copy or as a
@@ -34,6 +34,16 @@ export class ImageCache {
       await arriving;
     } finally {
       this.#arriving.delete(imageId);
+    }
+  }
+
+  /** Removes every image that is not to be kept. *Repeat*: fine. An image that is arriving is left alone. */
+  async prune(keep: ReadonlySet<ImageId>): Promise<void> {
+    const names = await readdir(this.#directory).catch((error: unknown) => ignoring('ENOENT')(error) ?? []);
+    for (const name of names) {
+      const imageId = name.split('.')[0] as ImageId;
+      if (isUuid(imageId) && !keep.has(imageId) && !this.#arriving.has(imageId))
+        await removeFile(join(this.#directory, name));
     }
   }
 

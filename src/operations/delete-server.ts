@@ -1,3 +1,4 @@
+import { imagesToKeep } from '#db/disks.ts';
 import { releaseServer } from '#db/servers.ts';
 import { faultOf, loadIfPlaced, type OperationContext, type ServerInput } from '#operations/context.ts';
 import type { Operation } from '#operations/engine.ts';
@@ -11,7 +12,7 @@ import { destroyDisks, stopGuest, takeOver } from '#operations/steps.ts';
  * | take-over     | waits for the operation it interrupts               | –            | fine     |
  * | stop          | guest ended, all disks locked, leases closed        | none         | fine     |
  * | destroy-disks | headers overwritten, media gone, secrets destroyed  | none: there is no way back from here | fine |
- * | forget        | console and folder gone; DELETED                    | –            | fine     |
+ * | forget        | console, folder and images nobody uses gone; DELETED | –           | fine     |
  *
  * When a step keeps failing the server ends in ERROR with a fault, and can be deleted again.
  */
@@ -34,6 +35,7 @@ export function deleteServer(context: OperationContext): Operation<ServerInput> 
 async function forget(context: OperationContext, { serverId, operationId }: ServerInput): Promise<void> {
   const placed = await loadIfPlaced(context, serverId);
   await placed?.agent.forgetServer(serverId);
+  if (placed?.server.host) await placed.agent.pruneImages(await imagesToKeep(context.db, placed.server.host));
   await releaseServer(context.db, serverId, operationId, {
     vm_state: 'deleted',
     power_state: 'nostate',

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { open, readdir } from 'node:fs/promises';
+import { open, readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { GuestConsole } from '#cli/cloud/guest-console.ts';
@@ -199,8 +199,15 @@ for (const imagesType of backends) {
           name.includes(image),
         );
         assert.deepEqual(copies, [image]);
-        for (const id of ids) await lab.delete(id);
+        const [first = '', second = ''] = ids;
+        await lab.cloud.expect('image', 'DELETE', `/v2/images/${image}`);
+        await lab.delete(first);
+        await lab.cloud.act(second, { reboot: { type: 'HARD' } });
+        await lab.cloud.waitForStatus(second, 'ACTIVE');
+        await expectBooted(lab.cloud, second);
+        await lab.delete(second);
         assert.deepEqual(await findStrays(lab.service), []);
+        await assert.rejects(readFile(cached), 'the copy of a deleted image was kept though no disk starts from it');
       });
     }
 

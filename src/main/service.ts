@@ -40,7 +40,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
   await using undo = new AsyncDisposableStack();
   const state = undo.use(await openState(config, 'serve'));
   const rootKey = undo.use(await readRootKey(config.key_manager.root_key_file || state.paths.rootKey, process.env));
-  const keys = new KeyService(state.db, new LocalKeyStore(state.db, rootKey));
+  const keys = new KeyService(state.db, await LocalKeyStore.open(state.db, rootKey));
   const images = await FileImageStore.open(state.db, state.paths.images, {
     sizeCapBytes: config.DEFAULT.image_size_cap,
   });

@@ -213,7 +213,9 @@ describe('the local key store', () => {
       code: 'key-corrupt',
       message: /stored under root key first.*Check that the root key is the one it was stored under/,
     });
-    const withForged = new LocalKeyStore(database.db, rootKey('first'));
+    const refused = { code: 'bad-request', message: /secrets are stored under root key first and would not open/ };
+    await assert.rejects(LocalKeyStore.open(database.db, rootKey('second')), refused);
+    const withForged = await LocalKeyStore.open(database.db, rootKey('first'));
     await assert.rejects(withForged.get(one, id), { code: 'key-corrupt' });
   });
 });

@@ -16,6 +16,25 @@ export class LocalKeyStore implements KeyStore {
     this.#root = root;
   }
 
+  /**
+   * The store with its root key checked against what is stored, so that a wrong one is noticed before the first guest
+   * is to start. @throws bad-request when secrets were stored under another root key.
+   */
+  static async open(db: Database, root: RootKey): Promise<LocalKeyStore> {
+    const others = await db
+      .selectFrom('secrets')
+      .select(['root_key_id', (eb) => eb.fn.countAll<number>().as('secrets')])
+      .where('root_key_id', '<>', root.id)
+      .groupBy('root_key_id')
+      .executeTakeFirst();
+    if (!others) return new LocalKeyStore(db, root);
+    throw new NightlatchError('bad-request', {
+      reason:
+        `The root key ${root.id} was refused: ${others.secrets} secrets are stored under root key ${others.root_key_id} ` +
+        'and would not open. Bring that root key back.',
+    });
+  }
+
   async store({ projectId, label, name }: KeyLabel, secret: Secret): Promise<SecretId> {
     const id = newId<SecretId>();
     const { nonce, wrapped } = wrap(this.#root.key, { id, projectId }, secret);

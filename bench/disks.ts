@@ -1,6 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type StorageFormat, storageFormats } from '#core/disk.ts';
+import { type FileFormat, fileFormats } from '#core/disk.ts';
 import { Secret } from '#core/secret.ts';
 import { GIB } from '#core/sizes.ts';
 import { type DiskLab, diskLab, makeDisk, someDisk } from '#test/support/disk-lab.ts';
@@ -18,7 +18,7 @@ export async function benchDiskCreate(progress: Progress): Promise<Comparison[]>
   await using lab = await diskLab();
   using key = Secret.generate();
   const comparisons: Comparison[] = [];
-  for (const storage of storageFormats) {
+  for (const storage of fileFormats) {
     await createOurs(lab, storage, key);
     const stock = join(lab.disksDirectory, `stock.${storage}`);
     const times = await inTurns(
@@ -47,7 +47,7 @@ export async function benchDiskOpen(progress: Progress): Promise<Comparison[]> {
   await using lab = await diskLab();
   using key = Secret.generate();
   const comparisons: Comparison[] = [];
-  for (const storage of storageFormats) {
+  for (const storage of fileFormats) {
     const path = await disksToOpen(lab, storage, key);
     const times = await inTurns(
       OPEN_ROUNDS,
@@ -69,19 +69,19 @@ export async function benchDiskOpen(progress: Progress): Promise<Comparison[]> {
   return comparisons;
 }
 
-async function createOurs(lab: DiskLab, storage: StorageFormat, key: Secret): Promise<number> {
+async function createOurs(lab: DiskLab, storage: FileFormat, key: Secret): Promise<number> {
   const disk = someDisk({ storage, sizeBytes: SIZE_BYTES });
   const ms = await timed(() => makeDisk(lab, disk, key));
   await lab.driver(storage).delete(disk);
   return ms;
 }
 
-async function createAgain(path: string, storage: StorageFormat, key: Secret): Promise<number> {
+async function createAgain(path: string, storage: FileFormat, key: Secret): Promise<number> {
   await rm(path, { force: true });
   return await createStock(path, storage, SIZE_BYTES, key);
 }
 
-async function disksToOpen(lab: DiskLab, storage: StorageFormat, key: Secret) {
+async function disksToOpen(lab: DiskLab, storage: FileFormat, key: Secret) {
   const [encrypted, plain] = [someDisk({ storage }), someDisk({ storage, encryption: null })];
   await makeDisk(lab, encrypted, key);
   await makeDisk(lab, plain, key);

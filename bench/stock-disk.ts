@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { StorageFormat } from '#core/disk.ts';
+import type { FileFormat } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { Secret } from '#core/secret.ts';
 import { run } from '#host/exec.ts';
@@ -7,7 +7,7 @@ import { timed } from './comparison.ts';
 
 const SECRET = ['--object', 'secret,id=key,file=/dev/fd/3'];
 const ATTEMPTS = 20;
-const OPTIONS: Readonly<Record<StorageFormat, { format: string; options: string }>> = {
+const OPTIONS: Readonly<Record<FileFormat, { format: string; options: string }>> = {
   raw: { format: 'luks', options: 'key-secret=key,cipher-alg=aes-256,cipher-mode=xts' },
   qcow2: {
     format: 'qcow2',
@@ -20,12 +20,7 @@ const OPTIONS: Readonly<Record<StorageFormat, { format: string; options: string 
  * that succeeded, in milliseconds. QEMU gives up at random where CPU time counts in ticks ("Unable to get accurate CPU
  * usage"); such an attempt does not count.
  */
-export async function createStock(
-  path: string,
-  storage: StorageFormat,
-  sizeBytes: number,
-  key: Secret,
-): Promise<number> {
+export async function createStock(path: string, storage: FileFormat, sizeBytes: number, key: Secret): Promise<number> {
   const { format, options } = OPTIONS[storage];
   const args = ['create', '-q', '-f', format, ...SECRET, '-o', options, path, String(sizeBytes)];
   for (let attempt = 1; ; attempt++) {
@@ -40,7 +35,7 @@ export async function createStock(
 }
 
 /** Lets QEMU open a disk and read its first 4 KiB; `key` null: the disk is not encrypted. */
-export async function openByQemu(path: string, storage: StorageFormat, key: Secret | null): Promise<void> {
+export async function openByQemu(path: string, storage: FileFormat, key: Secret | null): Promise<void> {
   const image = JSON.stringify(nodeOf(path, storage, key !== null));
   const secret = key === null ? [] : SECRET;
   const outcome = await run('qemu-io', [...secret, '-r', '-c', 'read 0 4k', `json:${image}`], {
@@ -50,7 +45,7 @@ export async function openByQemu(path: string, storage: StorageFormat, key: Secr
   if (!outcome.stdout.includes('read 4096/4096')) throw new Error(`qemu-io did not read: ${outcome.stdout}`);
 }
 
-function nodeOf(path: string, storage: StorageFormat, encrypted: boolean): object {
+function nodeOf(path: string, storage: FileFormat, encrypted: boolean): object {
   const file = { driver: 'file', filename: path };
   if (storage === 'qcow2') return { driver: 'qcow2', file, ...(encrypted ? { 'encrypt.key-secret': 'key' } : {}) };
   return encrypted ? { driver: 'luks', file, 'key-secret': 'key' } : { driver: 'raw', file };

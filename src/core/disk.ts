@@ -12,8 +12,11 @@ export type DiskRole = (typeof diskRoles)[number];
 export const diskStates = ['absent', 'key-stored', 'formatted', 'destroyed'] as const;
 export type DiskState = (typeof diskStates)[number];
 
-/** How a disk lies on its medium. */
-export const storageFormats = ['raw', 'qcow2'] as const;
+/** How a disk lies in a file. */
+export const fileFormats = ['raw', 'qcow2'] as const;
+export type FileFormat = (typeof fileFormats)[number];
+/** How a disk lies on its medium. `lvm`: it is a logical volume. */
+export const storageFormats = [...fileFormats, 'lvm'] as const;
 export type StorageFormat = (typeof storageFormats)[number];
 
 /** What a new disk holds before the guest first sees it. */

@@ -67,6 +67,26 @@ const catalogue = {
     retry: 'after-change',
     text: 'Disk {disk} has no readable {format} header at {path}. It was not formatted again. Restore its header from a backup.',
   },
+  'disk-missing': {
+    status: 500,
+    retry: 'after-change',
+    text: 'Disk {disk} is not there: {path} {reason}. Nothing was changed.',
+  },
+  'disk-not-ours': {
+    status: 500,
+    retry: 'after-change',
+    text: '{doing} was not begun: {path} exists already and was not made for this disk. Rename it or remove it yourself.',
+  },
+  'mapping-unexpected': {
+    status: 500,
+    retry: 'after-change',
+    text: 'Unlocking disk {disk} failed: the mapping {mapping} is not what it should be ({reason}). It was closed again.',
+  },
+  'device-mapper-unusable': {
+    status: 500,
+    retry: 'after-change',
+    text: '{doing} failed: {reason}',
+  },
   'disk-wrong-key': {
     status: 500,
     retry: 'after-change',

@@ -13,6 +13,12 @@ export const LUKS1_PAYLOAD_OFFSET_SECTORS = 4040;
 /** Bytes before the payload of every LUKS1 container we write. */
 export const LUKS1_HEADER_BYTES = LUKS1_PAYLOAD_OFFSET_SECTORS * SECTOR;
 
+/**
+ * Bytes before the payload of every LUKS2 container we write: cryptsetup's own layout with 16 KiB of metadata, twice,
+ * and the rest for key slots. See LUKS2 On-Disk Format Specification 1.1, section 2.
+ */
+export const LUKS2_HEADER_BYTES = 16 * MIB;
+
 /** Rounds `bytes` up to a whole number of sectors. */
 export function roundUpToSector(bytes: number): number {
   return Math.ceil(bytes / SECTOR) * SECTOR;

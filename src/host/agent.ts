@@ -32,7 +32,7 @@ export type HostParts = {
   readonly defaultEncryptionFormat: EncryptionFormat;
   readonly disksDirectory: HostPath;
   readonly runDirectory: HostPath;
-  readonly drivers: Readonly<Record<DiskSpec['storage'], StorageDriver>>;
+  readonly drivers: Readonly<Partial<Record<DiskSpec['storage'], StorageDriver>>>;
   readonly encryptors: Readonly<Partial<Record<EncryptionFormat, Encryptor>>>;
   readonly exports: FuseExports;
   readonly images: ImageCache;
@@ -52,7 +52,7 @@ export class LocalHostAgent implements HostAgent {
 
   /** Does ahead of time what the first server on this host would otherwise wait for. *Repeat*: fine. */
   async prepare(): Promise<void> {
-    await this.#parts.drivers[this.#parts.storage].prepare?.();
+    await this.#driver(this.#parts.storage).prepare?.();
   }
 
   async describe(): Promise<HostFacts> {
@@ -79,7 +79,7 @@ export class LocalHostAgent implements HostAgent {
   }
 
   async createDisk(disk: DiskSpec, content: DiskContent, key: Secret | null): Promise<void> {
-    const driver = this.#parts.drivers[disk.storage];
+    const driver = this.#driver(disk.storage);
     await this.#lock(disk);
     const image = content.kind === 'image' ? this.#parts.images.pathOf(content.imageId) : null;
     if (content.kind === 'image' && image) await checkImageFits(disk, content.imageId, image);
@@ -99,7 +99,7 @@ export class LocalHostAgent implements HostAgent {
     await this.#lock(disk);
     if (disk.encryption !== null) await this.#destroyHeader(disk, disk.encryption);
     crashPoint('agent.destroy-disk.header-destroyed');
-    await this.#parts.drivers[disk.storage].delete(disk);
+    await this.#driver(disk.storage).delete(disk);
   }
 
   async startServer(server: ServerSpec, keys: DiskKeys): Promise<void> {
@@ -207,20 +207,26 @@ export class LocalHostAgent implements HostAgent {
   async #traits(): Promise<string[]> {
     const present = await Promise.all(ENCRYPTION_PROGRAMS.map(hasProgram));
     if (present.includes(false)) return [];
-    const carried = this.#parts.drivers[this.#parts.storage].capabilities.formats;
+    const carried = this.#driver(this.#parts.storage).capabilities.formats;
     const formats = carried.filter((format) => this.#parts.encryptors[format]);
     return formats.length === 0 ? [] : ['COMPUTE_EPHEMERAL_ENCRYPTION', ...formats.map(formatTrait)];
   }
 
   #domain(server: ServerSpec): DomainSpec {
     const { id: serverId, name, displayName, projectId, vcpus, memoryMib, network } = server;
-    const disks = domainDisks(server.disks, (disk) => this.#parts.drivers[disk.storage].attachment(disk));
+    const disks = domainDisks(server.disks, (disk) => this.#driver(disk.storage).attachment(disk));
     return { serverId, name, displayName, projectId, vcpus, memoryMib, network, disks };
   }
 
   async #medium(disk: DiskSpec): Promise<Medium> {
-    const driver = this.#parts.drivers[disk.storage];
+    const driver = this.#driver(disk.storage);
     return { attachment: driver.attachment(disk), header: await driver.headerRegion(disk) };
+  }
+
+  #driver(storage: DiskSpec['storage']): StorageDriver {
+    const driver = this.#parts.drivers[storage];
+    if (!driver) throw new Error(`this host has no storage driver for ${storage}`);
+    return driver;
   }
 
   #encryptor(format: EncryptionFormat): Encryptor {
@@ -260,7 +266,7 @@ export class LocalHostAgent implements HostAgent {
     try {
       const path =
         disk.encryption === null
-          ? await exposePlainDisk(this.#parts.exports, disk, this.#parts.drivers[disk.storage].attachment(disk))
+          ? await exposePlainDisk(this.#parts.exports, disk, this.#driver(disk.storage).attachment(disk))
           : await this.#encryptor(disk.encryption).unlock(disk, await this.#medium(disk), needKey(disk, key));
       await use(path);
     } finally {

@@ -15,6 +15,13 @@ import { keyPipe } from '#host/key-pipe.ts';
  */
 const programs = {
   cryptsetup: 'cryptsetup-bin',
+  dmsetup: 'dmsetup',
+  lvcreate: 'lvm2',
+  lvremove: 'lvm2',
+  lvextend: 'lvm2',
+  lvs: 'lvm2',
+  vgs: 'lvm2',
+  blkdiscard: 'util-linux',
   'qemu-img': 'qemu-utils',
   'qemu-io': 'qemu-utils',
   'qemu-storage-daemon': 'qemu-system-common',

@@ -6,7 +6,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { type DiskSpec, storageFormats } from '#core/disk.ts';
+import type { DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import { Secret } from '#core/secret.ts';
 import { LUKS1_HEADER_BYTES } from '#core/sizes.ts';
@@ -15,11 +15,14 @@ import { findExportProcesses } from '#host/fuse-process.ts';
 import {
   type DiskLab,
   diskLab,
+  engineUnderTest,
+  formatsUnderTest,
   holds,
   makeDisk,
   mediumOf,
   smallTmpfs,
   someDisk,
+  storageUnderTest,
   tell,
   withPlaintext,
 } from '#test/support/disk-lab.ts';
@@ -29,16 +32,21 @@ const code = (expected: string) => (error: unknown) => error instanceof Nightlat
 const digest = (path: string) => createHash('sha256').update(readFileSync(path)).digest('hex');
 const header = ({ header: { path, offset, length } }: Medium) => readFileSync(path).subarray(offset, offset + length);
 
-for (const storage of storageFormats) {
-  describe(`an encryptor (LUKS on ${storage})`, { timeout: 180_000 }, () => {
+const combinations = storageUnderTest.flatMap((storage) => formatsUnderTest.map((format) => ({ storage, format })));
+
+for (const { storage, format } of combinations) {
+  const attach = format === 'luks' && engineUnderTest === 'qemu' ? 'qemu' : 'device';
+  const hasHeader = format !== 'plain';
+  describe(`an encryptor (${format} on ${storage}, for a guest by its ${attach})`, { timeout: 180_000 }, () => {
     let lab: DiskLab;
     before(async () => {
       lab = await diskLab();
     });
     after(async () => lab[Symbol.asyncDispose]());
+    const encryptor = () => lab.encryptorOf(format);
 
     async function fresh(): Promise<{ disk: DiskSpec; medium: Medium; key: Secret }> {
-      const disk = someDisk({ storage });
+      const disk = someDisk({ storage, encryption: format });
       const key = Secret.generate();
       await makeDisk(lab, disk, key);
       return { disk, medium: await mediumOf(lab.driver(storage), disk), key };
@@ -47,15 +55,101 @@ for (const storage of storageFormats) {
       (await findExportProcesses(lab.runDirectory)).filter(({ mountpoint }) => mountpoint.includes(disk.id));
     const mounted = (disk: DiskSpec) => readFileSync('/proc/self/mountinfo', 'utf8').includes(disk.id);
     async function assertLocked(disk: DiskSpec): Promise<void> {
+      assert.equal(encryptor().attach, attach);
+      if (attach === 'device') {
+        assert.equal(existsSync(lab.mappings.pathOf(lab.mappings.nameOf(disk))), false);
+        assert.doesNotMatch(tell('dmsetup', 'table', '--showkeys').text, new RegExp(disk.id));
+      }
       assert.deepEqual(await exporters(disk), []);
       assert.equal(mounted(disk), false);
       assert.equal(existsSync(`${lab.runDirectory}/unlocked/${disk.id}`), false);
-      assert.equal((await lab.encryptor.unlocked()).includes(disk.id), false);
+      assert.equal((await encryptor().unlocked()).includes(disk.id), false);
     }
+
+    test('what is written is there again after a lock, and nowhere in clear', async () => {
+      const { disk, medium, key } = await fresh();
+      const marker = randomBytes(16).toString('hex');
+      await withPlaintext(lab, disk, key, (path) => writeFile(path, marker, { flag: 'r+' }));
+      await assertLocked(disk);
+      assert.equal(await holds(medium.attachment.path, marker), false);
+      await withPlaintext(lab, disk, key, async (path) =>
+        assert.equal((await readFile(path)).toString('latin1', 0, 32), marker),
+      );
+    });
+
+    test('a wrong key opens nothing and changes nothing', async () => {
+      const { disk, medium, key } = await fresh();
+      const before = digest(medium.attachment.path);
+      if (hasHeader) {
+        await assert.rejects(encryptor().unlock(disk, medium, Secret.generate()), code('disk-wrong-key'));
+      } else {
+        // Nothing on the medium can tell a wrong key: it shows noise, and reading noise changes nothing.
+        const shown = await withPlaintext(lab, disk, Secret.generate(), (path) => readFile(path));
+        assert.notDeepEqual(shown, await withPlaintext(lab, disk, key, (path) => readFile(path)));
+      }
+      assert.equal(digest(medium.attachment.path), before);
+      await assertLocked(disk);
+    });
+
+    test('formatting again gives a new volume key', async () => {
+      const { disk, medium, key } = await fresh();
+      if (!hasHeader) {
+        const before = digest(medium.attachment.path);
+        await encryptor().format(disk, medium, key);
+        return assert.equal(digest(medium.attachment.path), before);
+      }
+      await withPlaintext(lab, disk, key, (path) => writeFile(path, 'MARKER', { flag: 'r+' }));
+      const first = await encryptor().inspect(disk, medium);
+      await encryptor().format(disk, medium, key);
+      assert.notEqual((await encryptor().inspect(disk, medium)).uuid, first.uuid);
+      await withPlaintext(lab, disk, key, async (path) => assert.equal(await holds(path, 'MARKER'), false));
+      if (attach === 'qemu') assert.deepEqual(readdirSync(`${lab.runDirectory}/scratch`), []);
+    });
+
+    test('unlocking and locking can be repeated, also at the same time', async () => {
+      const { disk, medium, key } = await fresh();
+      const path = await encryptor().unlock(disk, medium, key);
+      assert.equal(await encryptor().unlock(disk, medium, key), path);
+      assert.equal((await exporters(disk)).length, attach === 'qemu' ? 1 : 0);
+      assert.deepEqual(await encryptor().unlocked(), [disk.id]);
+      if (attach === 'qemu') {
+        const all = [encryptor().lock(disk), encryptor().unlock(disk, medium, key), encryptor().lock(disk)];
+        await Promise.all(all);
+      }
+      await encryptor().lock(disk);
+      await assertLocked(disk);
+      await encryptor().lock(disk);
+    });
+
+    test('destroying makes the key useless, for ever; a repeat and a missing medium are fine', async () => {
+      const { disk, medium, key } = await fresh();
+      if (!hasHeader) {
+        await encryptor().destroy(disk, medium);
+        await encryptor().destroy(disk, medium);
+        await lab.driver(storage).delete(disk);
+        return await assert.rejects(encryptor().unlock(disk, medium, key));
+      }
+      const old = header(medium);
+      await encryptor().destroy(disk, medium);
+      await assert.rejects(encryptor().unlock(disk, medium, key), code('disk-header-missing'));
+      await assert.rejects(encryptor().inspect(disk, medium), code('disk-header-missing'));
+      const now = header(medium);
+      for (let at = 0; at < old.length; at += 512) {
+        const sector = old.subarray(at, at + 512);
+        if (sector.some((byte) => byte !== 0)) assert.ok(!now.subarray(at, at + 512).equals(sector), `sector at ${at}`);
+      }
+      await encryptor().destroy(disk, medium);
+      await lab.driver(storage).delete(disk);
+      await encryptor().destroy(disk, medium);
+      await assert.rejects(encryptor().unlock(disk, medium, key), code('disk-header-missing'));
+    });
+
+    // What follows is about how QEMU shows a disk, and of no concern to a kernel that does.
+    if (attach === 'device') return;
 
     test('the header is what cryptsetup and QEMU say it is', async () => {
       const { disk, medium, key } = await fresh();
-      const facts = await lab.encryptor.inspect(disk, medium);
+      const facts = await encryptor().inspect(disk, medium);
       const copy = `${lab.runDirectory}/copy`;
       await writeFile(copy, header(medium));
       const dump = tell('cryptsetup', 'luksDump', copy).text;
@@ -76,49 +170,9 @@ for (const storage of storageFormats) {
       assert.equal(opened.status, 0);
     });
 
-    test('what is written is there again after a lock, and nowhere in clear', async () => {
-      const { disk, medium, key } = await fresh();
-      const marker = randomBytes(16).toString('hex');
-      await withPlaintext(lab, disk, key, (path) => writeFile(path, marker, { flag: 'r+' }));
-      await assertLocked(disk);
-      assert.equal(await holds(medium.attachment.path, marker), false);
-      await withPlaintext(lab, disk, key, async (path) =>
-        assert.equal((await readFile(path)).toString('latin1', 0, 32), marker),
-      );
-    });
-
-    test('a wrong key is refused and nothing changes', async () => {
-      const { disk, medium } = await fresh();
-      const before = digest(medium.attachment.path);
-      await assert.rejects(lab.encryptor.unlock(disk, medium, Secret.generate()), code('disk-wrong-key'));
-      assert.equal(digest(medium.attachment.path), before);
-      await assertLocked(disk);
-    });
-
-    test('formatting again gives a new volume key', async () => {
-      const { disk, medium, key } = await fresh();
-      await withPlaintext(lab, disk, key, (path) => writeFile(path, 'MARKER', { flag: 'r+' }));
-      const first = await lab.encryptor.inspect(disk, medium);
-      await lab.encryptor.format(disk, medium, key);
-      assert.notEqual((await lab.encryptor.inspect(disk, medium)).uuid, first.uuid);
-      await withPlaintext(lab, disk, key, async (path) => assert.equal(await holds(path, 'MARKER'), false));
-      assert.deepEqual(readdirSync(`${lab.runDirectory}/scratch`), []);
-    });
-
-    test('unlocking and locking can be repeated, also at the same time', async () => {
-      const { disk, medium, key } = await fresh();
-      const path = await lab.encryptor.unlock(disk, medium, key);
-      assert.equal(await lab.encryptor.unlock(disk, medium, key), path);
-      assert.equal((await exporters(disk)).length, 1);
-      assert.deepEqual(await lab.encryptor.unlocked(), [disk.id]);
-      await Promise.all([lab.encryptor.lock(disk), lab.encryptor.unlock(disk, medium, key), lab.encryptor.lock(disk)]);
-      await assertLocked(disk);
-      await lab.encryptor.lock(disk);
-    });
-
     test('the key is in no argument and no environment', async () => {
       const { disk, medium, key } = await fresh();
-      await lab.encryptor.unlock(disk, medium, key);
+      await encryptor().unlock(disk, medium, key);
       const [exporter] = await exporters(disk);
       const seen = ['cmdline', 'environ']
         .map((name) => readFileSync(`/proc/${exporter?.pid}/${name}`, 'latin1'))
@@ -128,18 +182,18 @@ for (const storage of storageFormats) {
         key.use((bytes) => seen.includes(bytes.toString('latin1'))),
         false,
       );
-      await lab.encryptor.lock(disk);
+      await encryptor().lock(disk);
     });
 
     test('an export that was killed is listed until it is locked', async () => {
       const { disk, medium, key } = await fresh();
-      const path = await lab.encryptor.unlock(disk, medium, key);
+      const path = await encryptor().unlock(disk, medium, key);
       const [exporter] = await exporters(disk);
       process.kill(exporter?.pid ?? Number.NaN, 'SIGKILL');
       await until(async () => (await exporters(disk)).length === 0);
       assert.throws(() => statSync(path));
-      assert.deepEqual(await lab.encryptor.unlocked(), [disk.id]);
-      await lab.encryptor.lock(disk);
+      assert.deepEqual(await encryptor().unlocked(), [disk.id]);
+      await encryptor().lock(disk);
       await assertLocked(disk);
       await withPlaintext(lab, disk, key, (again) => assert.equal(statSync(again).size, disk.sizeBytes));
     });
@@ -153,8 +207,8 @@ for (const storage of storageFormats) {
       worker.kill('SIGKILL');
       await until(async () => (await exporters(disk)).length === 0);
       assert.throws(() => readFileSync(path));
-      assert.deepEqual(await lab.encryptor.unlocked(), [disk.id]);
-      await lab.encryptor.lock(disk);
+      assert.deepEqual(await encryptor().unlocked(), [disk.id]);
+      await encryptor().lock(disk);
       await assertLocked(disk);
     });
 
@@ -162,8 +216,8 @@ for (const storage of storageFormats) {
       const { disk, medium, key } = await fresh();
       const other = await diskLabSharing(lab);
       await other.unlock(disk, medium, key);
-      assert.deepEqual(await lab.encryptor.unlocked(), [disk.id]);
-      await lab.encryptor.lock(disk);
+      assert.deepEqual(await encryptor().unlocked(), [disk.id]);
+      await encryptor().lock(disk);
       await assertLocked(disk);
     });
 
@@ -172,25 +226,8 @@ for (const storage of storageFormats) {
       const worker = startWorker(lab, 'unlock', disk, key);
       assert.match(await firstLine(worker), /^ok \//);
       await until(async () => worker.exitCode !== null && (await exporters(disk)).length === 0);
-      await lab.encryptor.lock(disk);
+      await encryptor().lock(disk);
       await assertLocked(disk);
-    });
-
-    test('destroying makes the key useless, for ever; a repeat and a missing medium are fine', async () => {
-      const { disk, medium, key } = await fresh();
-      const old = header(medium);
-      await lab.encryptor.destroy(disk, medium);
-      await assert.rejects(lab.encryptor.unlock(disk, medium, key), code('disk-header-missing'));
-      await assert.rejects(lab.encryptor.inspect(disk, medium), code('disk-header-missing'));
-      const now = header(medium);
-      for (let at = 0; at < old.length; at += 512) {
-        const sector = old.subarray(at, at + 512);
-        if (sector.some((byte) => byte !== 0)) assert.ok(!now.subarray(at, at + 512).equals(sector), `sector at ${at}`);
-      }
-      await lab.encryptor.destroy(disk, medium);
-      await lab.driver(storage).delete(disk);
-      await lab.encryptor.destroy(disk, medium);
-      await assert.rejects(lab.encryptor.unlock(disk, medium, key), code('disk-header-missing'));
     });
 
     test('a missing program is named, with its package', async () => {

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, statSync, truncateSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { type DiskSpec, storageFormats } from '#core/disk.ts';
+import type { DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import { type DiskId, newId } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
@@ -11,22 +11,28 @@ import { GIB, MIB } from '#core/sizes.ts';
 import {
   type DiskLab,
   diskLab,
+  formatsUnderTest,
   holds,
+  isBlockDevice,
   makeDisk,
   makeImage,
   mediumOf,
+  sizeOf,
   smallTmpfs,
   someDisk,
+  storageUnderTest,
   withPlaintext,
 } from '#test/support/disk-lab.ts';
 
 const code = (expected: string) => (error: unknown) => error instanceof NightlatchError && error.code === expected;
 
-for (const storage of storageFormats) {
-  for (const encryption of [null, 'luks'] as const) {
+for (const storage of storageUnderTest) {
+  for (const encryption of [null, ...formatsUnderTest]) {
     describe(`a storage driver (${storage}, ${encryption ?? 'not encrypted'})`, { timeout: 120_000 }, () => {
       let lab: DiskLab;
       const key = Secret.generate();
+      /** Without a header, nothing on the medium tells whether it is there, or whose. */
+      const hasHeader = encryption !== null && encryption !== 'plain';
       const some = (wanted: Partial<DiskSpec> = {}) => someDisk({ storage, encryption, ...wanted });
       before(async () => {
         lab = await diskLab();
@@ -37,11 +43,13 @@ for (const storage of storageFormats) {
         for (const sizeBytes of [512, MIB, 16 * MIB + 512, 10 * GIB]) {
           const disk = some({ sizeBytes });
           await makeDisk(lab, disk, key);
-          assert.equal(await withPlaintext(lab, disk, key, (path) => statSync(path).size), sizeBytes);
+          assert.equal(await withPlaintext(lab, disk, key, sizeOf), sizeBytes);
+          await lab.driver(storage).delete(disk);
         }
       });
 
-      test('a fresh disk takes room for its header and no more', async () => {
+      test('a fresh disk takes room for its header and no more; a block device as much as it is large', async () => {
+        if (isBlockDevice(storage)) return assert.equal(lab.driver(storage).capabilities.blockDevice, true);
         const disk = some({ sizeBytes: 100 * GIB });
         await makeDisk(lab, disk, key);
         assert.ok(statSync(lab.driver(storage).attachment(disk).path).blocks * 512 < 3 * MIB);
@@ -53,11 +61,10 @@ for (const storage of storageFormats) {
         await withPlaintext(lab, disk, key, (path) => writeFile(path, 'MARKER', { flag: 'r+' }));
         await lab.driver(storage).create(disk, null);
         if (encryption !== null) {
-          await assert.rejects(
-            lab.encryptor.inspect(disk, await mediumOf(lab.driver(storage), disk)),
-            code('disk-header-missing'),
-          );
-          await lab.encryptor.format(disk, await mediumOf(lab.driver(storage), disk), key);
+          const medium = await mediumOf(lab.driver(storage), disk);
+          const encryptor = lab.encryptorOf(encryption);
+          if (hasHeader) await assert.rejects(encryptor.inspect(disk, medium), code('disk-header-missing'));
+          await encryptor.format(disk, medium, key);
         }
         await withPlaintext(lab, disk, key, async (path) => assert.equal(await holds(path, 'MARKER'), false));
       });
@@ -73,8 +80,9 @@ for (const storage of storageFormats) {
         for (const [role, name] of Object.entries(roles)) {
           const disk = some({ role: role as DiskSpec['role'], ordinal: role === 'ephemeral' ? 1 : 0 });
           const { path, format } = lab.driver(storage).attachment(disk);
-          assert.equal(path, `${lab.disksDirectory}/${disk.serverId}/${name}`);
-          assert.equal(format, storage);
+          const volume = `/dev/${process.env.NIGHTLATCH_TEST_VOLUME_GROUP}/${disk.serverId}_${name}`;
+          assert.equal(path, isBlockDevice(storage) ? volume : `${lab.disksDirectory}/${disk.serverId}/${name}`);
+          assert.equal(format, isBlockDevice(storage) ? 'raw' : storage);
         }
       });
 
@@ -84,18 +92,22 @@ for (const storage of storageFormats) {
         const driver = lab.driver(storage);
         for (const disk of [first, second]) await driver.create(disk, null);
         const folder = dirname(driver.attachment(first).path);
+        const left = () =>
+          readdirSync(folder).filter((name) => (isBlockDevice(storage) ? name.startsWith(first.serverId) : true));
         await driver.delete(first);
         await driver.delete(first);
-        assert.deepEqual(readdirSync(folder), [basename(driver.attachment(second).path)]);
+        assert.deepEqual(left(), [basename(driver.attachment(second).path)]);
         await driver.delete(second);
         await driver.delete(second);
-        assert.equal(existsSync(folder), false);
+        assert.ok(!existsSync(folder) || (isBlockDevice(storage) && left().length === 0));
       });
 
       test('a medium that is gone or cut short has no header region', async () => {
         const disk = some();
         const driver = lab.driver(storage);
-        await assert.rejects(driver.headerRegion(disk), code('disk-header-missing'));
+        const expected = isBlockDevice(storage) && !hasHeader ? 'disk-missing' : 'disk-header-missing';
+        await assert.rejects(driver.headerRegion(disk), code(expected));
+        if (isBlockDevice(storage)) return;
         await driver.create(disk, null);
         truncateSync(driver.attachment(disk).path, 4096);
         await assert.rejects(driver.headerRegion(disk), code('disk-header-missing'));
@@ -118,7 +130,29 @@ for (const storage of storageFormats) {
         assert.equal(await holds(image, 'MARKER'), false);
       });
 
+      test('growing keeps what is there and gives exactly the new size', async () => {
+        const driver = lab.driver(storage);
+        if (!driver.grow) return assert.equal(driver.capabilities.blockDevice, false);
+        const disk = some({ sizeBytes: 16 * MIB });
+        await makeDisk(lab, disk, key);
+        await withPlaintext(lab, disk, key, (path) => writeFile(path, 'MARKER', { flag: 'r+' }));
+        const larger = { ...disk, sizeBytes: 48 * MIB };
+        await driver.grow(larger);
+        await driver.grow(larger);
+        await withPlaintext(lab, larger, key, async (path) => {
+          assert.equal(sizeOf(path), larger.sizeBytes);
+          assert.equal((await readFile(path)).toString('latin1', 0, 6), 'MARKER');
+        });
+      });
+
       test('a full host gives disk-full and keeps nothing', async () => {
+        if (isBlockDevice(storage)) {
+          // More than the whole volume group of the tests has.
+          if (process.env.NIGHTLATCH_TEST_THIN_POOL) return;
+          const disk = some({ sizeBytes: 1024 * GIB });
+          await assert.rejects(lab.driver(storage).create(disk, null), code('disk-full'));
+          return assert.equal(existsSync(lab.driver(storage).attachment(disk).path), false);
+        }
         // Two inodes: the root folder's and one more, which is not enough for a folder and a file.
         await using small = await smallTmpfs('size=16m,nr_inodes=2');
         await using full = await diskLab(small.path);
@@ -129,28 +163,30 @@ for (const storage of storageFormats) {
   }
 }
 
-test('encrypted qcow2 disks share nothing, though all begin as copies of one skeleton', async () => {
-  await using lab = await diskLab();
-  const disks = [1, 2, 3].map(() => someDisk({ storage: 'qcow2' }));
-  const keys = disks.map(() => Secret.generate());
-  await Promise.all(disks.map((disk, i) => makeDisk(lab, disk, keys[i] as Secret)));
-  const media = await Promise.all(disks.map((disk) => mediumOf(lab.driver('qcow2'), disk)));
-  const facts = await Promise.all(disks.map((disk, i) => lab.encryptor.inspect(disk, media[i] as (typeof media)[0])));
-  assert.equal(new Set(facts.map(({ uuid }) => uuid)).size, disks.length);
-  const skeletonKey = Secret.adopt(Buffer.from('skeleton'));
-  for (const [i, disk] of disks.entries()) {
-    for (const key of [skeletonKey, ...keys.filter((_, other) => other !== i)]) {
-      await assert.rejects(lab.encryptor.unlock(disk, media[i] as (typeof media)[0], key), code('disk-wrong-key'));
+if (storageUnderTest.includes('qcow2')) {
+  test('encrypted qcow2 disks share nothing, though all begin as copies of one skeleton', async () => {
+    await using lab = await diskLab();
+    const disks = [1, 2, 3].map(() => someDisk({ storage: 'qcow2' }));
+    const keys = disks.map(() => Secret.generate());
+    await Promise.all(disks.map((disk, i) => makeDisk(lab, disk, keys[i] as Secret)));
+    const media = await Promise.all(disks.map((disk) => mediumOf(lab.driver('qcow2'), disk)));
+    const facts = await Promise.all(disks.map((disk, i) => lab.encryptor.inspect(disk, media[i] as (typeof media)[0])));
+    assert.equal(new Set(facts.map(({ uuid }) => uuid)).size, disks.length);
+    const skeletonKey = Secret.adopt(Buffer.from('skeleton'));
+    for (const [i, disk] of disks.entries()) {
+      for (const key of [skeletonKey, ...keys.filter((_, other) => other !== i)]) {
+        await assert.rejects(lab.encryptor.unlock(disk, media[i] as (typeof media)[0], key), code('disk-wrong-key'));
+      }
     }
-  }
-  assert.deepEqual(readdirSync(lab.cacheDirectory), ['luks-skeleton.qcow2']);
-});
+    assert.deepEqual(readdirSync(lab.cacheDirectory), ['luks-skeleton.qcow2']);
+  });
 
-test('a full host while the skeleton is copied gives disk-full and keeps nothing', async () => {
-  await using lab = await diskLab();
-  await lab.driver('qcow2').create(someDisk({ storage: 'qcow2' }), null);
-  await using small = await smallTmpfs('size=1m');
-  await using full = await diskLab(small.path, lab.cacheDirectory);
-  await assert.rejects(full.driver('qcow2').create(someDisk({ storage: 'qcow2' }), null), code('disk-full'));
-  assert.deepEqual(readdirSync(small.path), []);
-});
+  test('a full host while the skeleton is copied gives disk-full and keeps nothing', async () => {
+    await using lab = await diskLab();
+    await lab.driver('qcow2').create(someDisk({ storage: 'qcow2' }), null);
+    await using small = await smallTmpfs('size=1m');
+    await using full = await diskLab(small.path, lab.cacheDirectory);
+    await assert.rejects(full.driver('qcow2').create(someDisk({ storage: 'qcow2' }), null), code('disk-full'));
+    assert.deepEqual(readdirSync(small.path), []);
+  });
+}

@@ -1,19 +1,39 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { readFileSync, realpathSync, statSync } from 'node:fs';
 import { mkdir, mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import type { DiskSpec } from '#core/disk.ts';
+import { basename, join } from 'node:path';
+import { type DiskSpec, fileFormats, type StorageFormat } from '#core/disk.ts';
+import type { EncryptionFormat } from '#core/encryption-intent.ts';
 import { type DiskId, type HostPath, newId, type ServerId } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import { MIB, SECTOR } from '#core/sizes.ts';
+import { kernelLuksEncryptor } from '#host/encryption/dm-crypt/kernel-luks.ts';
+import { luks2Encryptor } from '#host/encryption/dm-crypt/luks2.ts';
+import { Mappings } from '#host/encryption/dm-crypt/mappings.ts';
+import { plainEncryptor, plainNote } from '#host/encryption/dm-crypt/plain.ts';
 import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
 import { FuseExports } from '#host/fuse-exports.ts';
+import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { exposePlainDisk } from '#host/storage/plaintext.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
+
+/**
+ * The drivers to test and the formats to test on them: those of any machine, or logical volumes where there is a volume
+ * group for tests (NIGHTLATCH_TEST_VOLUME_GROUP, with or without NIGHTLATCH_TEST_THIN_POOL), as in the second kernel.
+ */
+export const storageUnderTest: readonly StorageFormat[] = process.env.NIGHTLATCH_TEST_VOLUME_GROUP
+  ? ['lvm']
+  : fileFormats;
+export const formatsUnderTest: readonly EncryptionFormat[] = process.env.NIGHTLATCH_TEST_VOLUME_GROUP
+  ? ((process.env.NIGHTLATCH_TEST_FORMATS ?? 'luks,luksv2,plain').split(',') as EncryptionFormat[])
+  : ['luks'];
+/** Who opens LUKSv1: QEMU, or the kernel. */
+export const engineUnderTest = process.env.NIGHTLATCH_TEST_LUKS_ENGINE === 'dm-crypt' ? 'dm-crypt' : 'qemu';
 
 /** What a compute host has for its disks, in folders of its own that vanish with the lab. */
 export type DiskLab = AsyncDisposable & {
@@ -21,7 +41,10 @@ export type DiskLab = AsyncDisposable & {
   readonly cacheDirectory: HostPath;
   readonly runDirectory: HostPath;
   readonly exports: FuseExports;
+  readonly mappings: Mappings;
+  /** LUKSv1 by QEMU. */
   readonly encryptor: Encryptor;
+  encryptorOf(format: EncryptionFormat): Encryptor;
   driver(storage: DiskSpec['storage']): StorageDriver;
 };
 
@@ -38,18 +61,39 @@ export async function diskLab(disksDirectory?: string, cacheDirectory?: string):
   await mkdir(paths.disksDirectory, { recursive: true });
   await mkdir(paths.cacheDirectory, { recursive: true });
   const exports = new FuseExports({ runDirectory });
-  const drivers = { raw: rawStorage(paths), qcow2: qcow2Storage(paths) };
+  const group = process.env.NIGHTLATCH_TEST_VOLUME_GROUP ?? '';
+  const thinPool = process.env.NIGHTLATCH_TEST_THIN_POOL ?? null;
+  const drivers = {
+    raw: rawStorage(paths),
+    qcow2: qcow2Storage(paths),
+    lvm: lvmStorage({ volumeGroup: group, thinPool, noteOf: testNote }),
+  };
+  const luks = luksEncryptor({ runDirectory, exports });
+  const mappings = new Mappings();
+  const plainOptions = { noReadWorkqueue: false, noWriteWorkqueue: false };
+  const encryptors = {
+    luks: engineUnderTest === 'dm-crypt' ? kernelLuksEncryptor(luks, mappings, plainOptions) : luks,
+    luksv2: luks2Encryptor(mappings, plainOptions),
+    plain: plainEncryptor(mappings, plainOptions),
+  };
   return {
     ...paths,
     exports,
-    encryptor: luksEncryptor({ runDirectory, exports }),
+    mappings,
+    encryptor: luks,
+    encryptorOf: (format) => encryptors[format],
     driver: (storage) => drivers[storage],
     async [Symbol.asyncDispose]() {
       for (const id of await exports.exported()) await exports.withdraw(id);
+      if (group !== '') for (const { name } of await mappings.list()) await mappings.close(name, 'Clearing the lab');
       await rm(runDirectory, { recursive: true, force: true });
       await rm(home, { recursive: true, force: true });
     },
   };
+}
+
+function testNote(disk: DiskSpec): string | null {
+  return disk.encryption === 'plain' ? plainNote(disk, { cipher: 'aes-xts-plain64', keyBits: 512 }) : null;
 }
 
 /** A disk of 16 MiB and a little, encrypted unless told otherwise. */
@@ -79,7 +123,7 @@ export async function makeDisk(
 ): Promise<void> {
   const driver = lab.driver(disk.storage);
   await driver.create(disk, backing);
-  if (disk.encryption !== null) await lab.encryptor.format(disk, await mediumOf(driver, disk), key);
+  if (disk.encryption !== null) await lab.encryptorOf(disk.encryption).format(disk, await mediumOf(driver, disk), key);
 }
 
 /** Lends the file that shows what the disk holds; the disk is locked again afterwards. */
@@ -93,11 +137,12 @@ export async function withPlaintext<T>(
   const path =
     disk.encryption === null
       ? await exposePlainDisk(lab.exports, disk, driver.attachment(disk))
-      : await lab.encryptor.unlock(disk, await mediumOf(driver, disk), key);
+      : await lab.encryptorOf(disk.encryption).unlock(disk, await mediumOf(driver, disk), key);
   try {
     return await use(path);
   } finally {
-    await lab.exports.withdraw(disk.id);
+    if (disk.encryption === null) await lab.exports.withdraw(disk.id);
+    else await lab.encryptorOf(disk.encryption).lock(disk);
   }
 }
 
@@ -128,6 +173,18 @@ export async function smallTmpfs(options: string): Promise<{ path: string } & As
 export function tell(program: string, ...args: string[]): { status: number | null; text: string } {
   const { status, stdout, stderr } = spawnSync(program, args, { encoding: 'utf8', timeout: 60_000 });
   return { status, text: `${stdout}${stderr}` };
+}
+
+/** Logical volumes are; what a file-backed driver promises of files does not apply to them. */
+export function isBlockDevice(storage: StorageFormat): boolean {
+  return storage === 'lvm';
+}
+
+/** Bytes of a file or a block device. */
+export function sizeOf(path: string): number {
+  const facts = statSync(path);
+  if (!facts.isBlockDevice()) return facts.size;
+  return Number(readFileSync(`/sys/class/block/${basename(realpathSync(path))}/size`, 'utf8')) * SECTOR;
 }
 
 /** True when `needle` lies anywhere in the file; holes are read as zeros. */

@@ -12,6 +12,7 @@ import { Secret } from '#core/secret.ts';
 import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
 import { FuseExports } from '#host/fuse-exports.ts';
 import { fillDisk } from '#host/storage/fill.ts';
+import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
 
@@ -21,8 +22,12 @@ const disk = JSON.parse(json) as DiskSpec;
 using key = Secret.adopt(readFileSync(0));
 const exports = new FuseExports({ runDirectory });
 const encryptor = luksEncryptor({ runDirectory, exports });
-const driver =
-  disk.storage === 'raw' ? rawStorage({ disksDirectory }) : qcow2Storage({ disksDirectory, cacheDirectory });
+const volumeGroup = process.env.NIGHTLATCH_TEST_VOLUME_GROUP ?? '';
+const driver = {
+  raw: rawStorage({ disksDirectory }),
+  qcow2: qcow2Storage({ disksDirectory, cacheDirectory }),
+  lvm: lvmStorage({ volumeGroup, thinPool: null, noteOf: () => null }),
+}[disk.storage];
 const medium = { attachment: driver.attachment(disk), header: await driver.headerRegion(disk) };
 
 async function obey(runDirectory: HostPath): Promise<string> {

@@ -1,4 +1,5 @@
 import type { DiskSpec } from '#core/disk.ts';
+import type { EncryptionFormat } from '#core/encryption-intent.ts';
 import type { HostPath } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import type { DiskAttachment, HeaderRegion } from '#host/storage/storage-driver.ts';
@@ -6,9 +7,9 @@ import type { DiskAttachment, HeaderRegion } from '#host/storage/storage-driver.
 /** The medium of a disk, as an encryptor needs to know it. */
 export type Medium = { readonly attachment: DiskAttachment; readonly header: HeaderRegion };
 
-/** What lies in an encryption header, none of it secret. */
+/** What lies in an encryption header, none of it secret; of a format without one, what is noted at the medium. */
 export type HeaderFacts = {
-  readonly format: 'luks';
+  readonly format: EncryptionFormat;
   readonly version: number;
   readonly uuid: string;
   readonly cipher: string;
@@ -20,6 +21,12 @@ export type HeaderFacts = {
 /** Makes disks unreadable without their key, and readable with it. */
 export interface Encryptor {
   /**
+   * Who decrypts for a guest. `qemu`: QEMU itself, given the key; `unlock` is for our own use. `device`: the guest's disk
+   * is what `unlock` returns, a block device, unlocked just before the guest starts and locked just after it has ended.
+   */
+  readonly attach: 'qemu' | 'device';
+
+  /**
    * Writes a fresh header that only `key` opens. Everything that was on the disk becomes unreadable.
    *
    * *Repeat*: writes another header with another volume key; the caller guarantees that the disk holds nothing yet.
@@ -28,10 +35,12 @@ export interface Encryptor {
   format(disk: DiskSpec, medium: Medium, key: Secret): Promise<void>;
 
   /**
-   * Makes the disk's plaintext readable and writable on this host as a file; returns its path.
+   * Makes the disk's plaintext readable and writable on this host as a file or a block device of exactly its size;
+   * returns its path.
    *
-   * *Repeat*: an unlock that is still in force is locked first. *Crash* of the service locks the disk.
-   * *Throws* disk-wrong-key, disk-header-missing.
+   * *Repeat*: an unlock that is still in force is locked first. *Crash* of the service locks the disk where `attach` is
+   * `qemu`; a block device stays until it is locked.
+   * *Throws* disk-wrong-key, except for a format that cannot tell; disk-header-missing, disk-missing.
    */
   unlock(disk: DiskSpec, medium: Medium, key: Secret): Promise<HostPath>;
 

@@ -5,7 +5,7 @@ import { makeFolder, removeFile, removeFolderIfEmpty } from '#host/files.ts';
 
 /** Where the file of a disk lies: a folder per server, named by its id, and in it the names that Nova uses. */
 export function diskFile(disksDirectory: string, disk: DiskSpec): HostPath {
-  return join(serverFolder(disksDirectory, disk), fileName(disk)) as HostPath;
+  return join(serverFolder(disksDirectory, disk), diskName(disk)) as HostPath;
 }
 
 /** Makes the folder for a disk's file, durably. *Repeat*: fine. */
@@ -24,7 +24,8 @@ function serverFolder(disksDirectory: string, disk: DiskSpec): string {
   return join(disksDirectory, disk.serverId);
 }
 
-function fileName(disk: DiskSpec): string {
+/** What Nova calls a disk of a server. */
+export function diskName(disk: DiskSpec): string {
   switch (disk.role) {
     case 'root':
       return 'disk';

@@ -1,11 +1,12 @@
 import type { DiskSpec } from '#core/disk.ts';
 import type { HostPath } from '#core/ids.ts';
 import type { FuseExports } from '#host/fuse-exports.ts';
+import { mediumNode } from '#host/storage/block-node.ts';
 import type { DiskAttachment } from '#host/storage/storage-driver.ts';
 
 /**
- * Shows what an unencrypted disk holds as a file and returns its path: the medium itself where it has no layers, an
- * export otherwise. `FuseExports.withdraw` ends it. What `Encryptor.unlock` is for an encrypted disk.
+ * Shows what an unencrypted disk holds as a file and returns its path: the medium itself where it has no layers and
+ * is exactly as large as the disk, an export otherwise. `FuseExports.withdraw` ends it. What `Encryptor.unlock` is for an encrypted disk.
  *
  * *Throws* program-missing, program-failed.
  */
@@ -15,7 +16,8 @@ export async function exposePlainDisk(
   attachment: DiskAttachment,
 ): Promise<HostPath> {
   if (disk.encryption !== null) throw new Error('an encrypted disk is unlocked, not exposed');
-  if (attachment.format === 'raw') return attachment.path;
-  const node = { driver: 'qcow2', file: { driver: 'file', filename: attachment.path } };
+  const file = mediumNode(attachment);
+  if (attachment.format === 'raw' && file.driver === 'file') return attachment.path;
+  const node = attachment.format === 'qcow2' ? { driver: 'qcow2', file } : file;
   return exports.export(disk.id, node, null, `Opening disk ${disk.id}`);
 }

@@ -1,6 +1,6 @@
 import type { DiskSpec } from '#core/disk.ts';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
-import type { HostPath } from '#core/ids.ts';
+import type { HostPath, ServerId } from '#core/ids.ts';
 
 /** What a storage driver can do, as plain data; callers branch on it, never on a driver's name. */
 export type StorageCapabilities = {
@@ -8,6 +8,8 @@ export type StorageCapabilities = {
   readonly formats: readonly EncryptionFormat[];
   /** A disk from an image starts as an overlay over the cached image instead of a copy. */
   readonly copyOnWrite: boolean;
+  /** Disks are block devices: the kernel can encrypt them, and room is taken whole when they are made. */
+  readonly blockDevice: boolean;
 };
 
 /** How QEMU and libvirt reach a disk. */
@@ -15,10 +17,18 @@ export type DiskAttachment = {
   readonly path: HostPath;
   /** QEMU's name of the layer that lies on the medium: `raw` or `qcow2`. */
   readonly format: 'raw' | 'qcow2';
+  /** The path is a block device, of which only the first `usedBytes` are the disk's, its header included. */
+  readonly blockDevice?: { readonly usedBytes: number };
 };
 
-/** Where a disk's encryption header lies on its medium, in bytes. */
-export type HeaderRegion = { readonly path: HostPath; readonly offset: number; readonly length: number };
+/** Where a disk's encryption header lies on its medium, in bytes; of length 0 for a format that has none. */
+export type HeaderRegion = {
+  readonly path: HostPath;
+  readonly offset: number;
+  readonly length: number;
+  /** What was noted at the medium when it was made, for a format that has no header to note it in. Nothing secret. */
+  readonly note?: string;
+};
 
 /**
  * Keeps disks on one kind of medium. It never holds a key: what must be encrypted is written by an `Encryptor` and by
@@ -44,9 +54,24 @@ export interface StorageDriver {
   /** Removes the medium. *Repeat*: a medium that is already gone is fine. */
   delete(disk: DiskSpec): Promise<void>;
 
+  /**
+   * Makes room for `disk.sizeBytes`, more than the disk had; what is on it stays. Only while it is locked.
+   * *Repeat*: fine. *Throws* disk-full.
+   */
+  grow?(disk: DiskSpec): Promise<void>;
+
   /** How libvirt and QEMU reach the disk. Pure: says nothing of whether the medium exists. */
   attachment(disk: DiskSpec): DiskAttachment;
 
-  /** Where the header of an encrypted disk lies. *Throws* disk-header-missing when the medium is gone or has no place for one. */
+  /**
+   * Where the header of an encrypted disk lies. *Throws* disk-header-missing when the medium is gone or has
+   * no place for one; disk-missing when it is gone and the format has no header.
+   */
   headerRegion(disk: DiskSpec): Promise<HeaderRegion>;
+
+  /** Bytes that its disks can have together; where absent, what the file system of the disks directory has. */
+  capacityBytes?(): Promise<number>;
+
+  /** The servers that have disks here; where absent, each has a folder in the disks directory. */
+  servers?(): Promise<ServerId[]>;
 }

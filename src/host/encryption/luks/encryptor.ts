@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import type { DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
@@ -7,11 +6,10 @@ import { LUKS1_HEADER_BYTES } from '#core/sizes.ts';
 import type { Encryptor, HeaderFacts, Medium } from '#host/encryption/encryptor.ts';
 import { makeLuks1Header } from '#host/encryption/luks/format.ts';
 import { LUKS1_PHDR_BYTES, parseLuks1Header } from '#host/encryption/luks/header.ts';
+import { overwriteHeader } from '#host/encryption/overwrite-header.ts';
 import { hasCode, readUpTo, tellingDiskFull, writeAll } from '#host/files.ts';
 import type { BlockNode, FuseExports } from '#host/fuse-exports.ts';
-
-const OVERWRITE_CHUNK = 4096;
-const ZEROS = Buffer.alloc(OVERWRITE_CHUNK);
+import { mediumNode } from '#host/storage/block-node.ts';
 
 /** LUKSv1 by QEMU's own layer: no block device, no kernel module; raw and qcow2 alike. */
 export function luksEncryptor({
@@ -22,6 +20,8 @@ export function luksEncryptor({
   readonly exports: FuseExports;
 }): Encryptor {
   return {
+    attach: 'qemu',
+
     async format(disk, medium, key) {
       const doing = `Formatting disk ${disk.id}`;
       if (disk.encryption !== 'luks')
@@ -46,9 +46,7 @@ export function luksEncryptor({
     unlocked: () => exports.exported(),
     inspect,
 
-    async destroy(disk, medium) {
-      await tellingDiskFull(`Destroying disk ${disk.id}`, medium.header.path, () => overwriteHeader(medium));
-    },
+    destroy: overwriteHeader,
   };
 }
 
@@ -74,39 +72,8 @@ async function writeHeader({ header }: Medium, bytes: Buffer): Promise<void> {
   await file.sync();
 }
 
-/**
- * Overwrites every part of the region that holds anything. A part of zeros holds no key material, and leaving it alone
- * lets a disk that could not be formatted for want of room be destroyed while there is still none.
- */
-async function overwriteHeader({ header }: Medium): Promise<void> {
-  try {
-    await using file = await open(header.path, 'r+');
-    const present = await readUpTo(file, header.length, header.offset);
-    for (const { start, end } of partsInUse(present)) {
-      await writeAll(file, randomBytes(end - start), header.offset + start);
-    }
-    await file.sync();
-  } catch (error) {
-    if (!hasCode(error, 'ENOENT')) throw error;
-  }
-}
-
-/** The parts that hold anything, in whole chunks, as long as possible. */
-function partsInUse(bytes: Buffer): { readonly start: number; readonly end: number }[] {
-  const parts: { start: number; end: number }[] = [];
-  for (let start = 0; start < bytes.length; start += OVERWRITE_CHUNK) {
-    const chunk = bytes.subarray(start, start + OVERWRITE_CHUNK);
-    if (chunk.equals(ZEROS.subarray(0, chunk.length))) continue;
-    const end = start + chunk.length;
-    const last = parts.at(-1);
-    if (last?.end === start) last.end = end;
-    else parts.push({ start, end });
-  }
-  return parts;
-}
-
 function luksNode({ attachment }: Medium): BlockNode {
-  const file = { driver: 'file', filename: attachment.path };
+  const file = mediumNode(attachment);
   if (attachment.format === 'raw') return { driver: 'luks', 'key-secret': 'key', file };
   return { driver: 'qcow2', encrypt: { format: 'luks', 'key-secret': 'key' }, file };
 }

@@ -1,0 +1,80 @@
+import { open } from 'node:fs/promises';
+import type { DiskSpec } from '#core/disk.ts';
+import { NightlatchError } from '#core/errors.ts';
+import { LUKS2_HEADER_BYTES, SECTOR } from '#core/sizes.ts';
+import { type MappingOptions, openMapping } from '#host/encryption/dm-crypt/opening.ts';
+import { sectorBytesFor } from '#host/encryption/dm-crypt/sectors.ts';
+import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
+import { overwriteHeader } from '#host/encryption/overwrite-header.ts';
+import { run } from '#host/exec.ts';
+import { hasCode, readUpTo } from '#host/files.ts';
+import { LUKS2_METADATA_BYTES, type Luks2Facts, parseLuks2Header } from './luks2-header.ts';
+import type { Mappings } from './mappings.ts';
+
+/** The fewest iterations the format allows: a passphrase of 256 random bits gains nothing from more. */
+const ITERATIONS = 1000;
+const TIMEOUT_MS = 60_000;
+
+/** LUKS2 by the kernel. */
+export function luks2Encryptor(mappings: Mappings, options: MappingOptions): Encryptor {
+  return {
+    attach: 'device',
+
+    async format(disk, medium, key) {
+      const doing = `Formatting disk ${disk.id}`;
+      if (disk.encryption !== 'luksv2') throw new Error(`the LUKS2 encryptor was given a disk of ${disk.encryption}`);
+      if (medium.header.length !== LUKS2_HEADER_BYTES) throw headerMissing(disk, medium);
+      const device = medium.header.path;
+      await run('cryptsetup', [...formatArguments(disk), device], { doing, stdin: key, timeoutMs: TIMEOUT_MS });
+      const test = ['open', '--type', 'luks2', '--test-passphrase', '--key-file=-', device];
+      await run('cryptsetup', test, { doing, stdin: key, timeoutMs: TIMEOUT_MS });
+    },
+
+    async unlock(disk, medium, key) {
+      await mappings.close(mappings.nameOf(disk), `Unlocking disk ${disk.id}`);
+      const facts = await inspect(disk, medium);
+      const opening = {
+        args: ['--type', 'luks2'],
+        medium: medium.attachment.path,
+        uuidPrefix: `CRYPT-LUKS2-${facts.uuid.replaceAll('-', '')}-`,
+        cipher: facts.cipher,
+        offsetBytes: facts.payloadOffsetBytes,
+        sectorBytes: facts.sectorBytes,
+      };
+      return await openMapping(mappings, disk, opening, key, options);
+    },
+
+    lock: (disk) => mappings.close(mappings.nameOf(disk), `Locking disk ${disk.id}`),
+    unlocked: async () => (await mappings.list()).map(({ diskId }) => diskId),
+    inspect,
+    destroy: (disk, medium) => overwriteHeader(disk, medium),
+  };
+}
+
+function formatArguments(disk: DiskSpec): string[] {
+  const layout = ['--type', 'luks2', '--offset', String(LUKS2_HEADER_BYTES / SECTOR)];
+  const sector = ['--sector-size', String(sectorBytesFor(disk.sizeBytes))];
+  const cipher = ['--cipher', 'aes-xts-plain64', '--key-size', '512', '--hash', 'sha256'];
+  const pbkdf = ['--pbkdf', 'pbkdf2', '--pbkdf-force-iterations', String(ITERATIONS)];
+  return ['luksFormat', '-q', ...layout, ...sector, ...cipher, ...pbkdf, '--key-file=-'];
+}
+
+async function inspect(disk: DiskSpec, medium: Medium): Promise<Luks2Facts> {
+  const facts = parseLuks2Header(await readMetadata(medium));
+  if (facts === null) throw headerMissing(disk, medium);
+  return facts;
+}
+
+async function readMetadata({ header }: Medium): Promise<Buffer> {
+  try {
+    await using file = await open(header.path, 'r');
+    return await readUpTo(file, LUKS2_METADATA_BYTES, header.offset);
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return Buffer.alloc(0);
+    throw error;
+  }
+}
+
+function headerMissing(disk: DiskSpec, { header }: Medium): NightlatchError {
+  return new NightlatchError('disk-header-missing', { disk: disk.id, format: 'LUKS2', path: header.path });
+}

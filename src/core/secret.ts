@@ -46,6 +46,14 @@ export class Secret implements Disposable {
     return new Secret(bytes);
   }
 
+  /** The bytes of all, one after the other, as a secret with a lifetime of its own. */
+  static join(secrets: readonly Secret[]): Secret {
+    const joined = allocateKey(secrets.reduce((sum, secret) => sum + secret.use((bytes) => bytes.length), 0));
+    let at = 0;
+    for (const secret of secrets) at += secret.use((bytes) => bytes.copy(joined, at));
+    return new Secret(joined);
+  }
+
   /** Lends the bytes to `borrow`, which must not keep them. @throws when the secret was already zeroed. */
   use<T>(borrow: (bytes: Buffer) => T): T {
     if (this.#disposed) throw new Error('a secret was used after it was zeroed');

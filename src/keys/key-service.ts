@@ -51,7 +51,12 @@ export class KeyService {
     crashPoint('keys.lend.leased');
     using lent = new DisposableStack();
     const keys = new Map<DiskId, Secret>();
-    for (const disk of leased) keys.set(disk.id, lent.use(await this.#read(disk)));
+    const reads = await Promise.allSettled(leased.map((disk) => this.#read(disk)));
+    for (const [i, disk] of leased.entries()) {
+      const read = reads[i];
+      if (read?.status === 'fulfilled') keys.set(disk.id, lent.use(read.value));
+    }
+    for (const read of reads) if (read.status === 'rejected') throw read.reason;
     return await use(keys);
   }
 

@@ -324,7 +324,7 @@ describe('a hypervisor (libvirt, real guests)', { timeout: 240_000 }, () => {
     await using _ = pool;
     using key = Secret.generate();
     for (const usage of ['nightlatch:a', 'nightlatch:b', 'of-others']) {
-      await pool.call('setSecret', [secretXml(randomUUID(), usage), usage], { doing: 'Testing', key });
+      await pool.call('setSecrets', [secretXml(randomUUID(), usage), usage, '64'], { doing: 'Testing', key });
     }
     assert.deepEqual((await hypervisor.secrets()).sort(), ['a', 'b']);
     await hypervisor.forgetSecrets();

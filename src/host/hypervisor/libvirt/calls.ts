@@ -53,14 +53,15 @@ export const calls: Implementation = {
   restoreDomain: (connection, _key, file, xml) =>
     done(native.virDomainRestoreFlags(connection, file, xml, RESTORE_PAUSED)),
 
-  setSecret(connection, key, xml, usage) {
-    undefine(native.virSecretLookupByUsage(connection, USAGE_TYPE_VOLUME, usage));
-    const secret = found(native.virSecretDefineXML(connection, xml, 0));
-    try {
-      return done(native.virSecretSetValue(secret, key, key.length, 0));
-    } finally {
-      native.virSecretFree(secret);
+  setSecrets(connection, key, ...args) {
+    let used = 0;
+    for (let i = 0; i < args.length; i += 3) {
+      const [xml = '', usage = '', length = ''] = args.slice(i, i + 3);
+      const start = used;
+      used += Number(length);
+      setSecret(connection, xml, usage, key.subarray(start, used));
     }
+    return null;
   },
   undefineSecrets(connection, _key, ...uuids) {
     const failures: unknown[] = [];
@@ -80,6 +81,16 @@ export const calls: Implementation = {
     return null;
   },
 };
+
+function setSecret(connection: Handle, xml: string, usage: string, key: Buffer): void {
+  undefine(native.virSecretLookupByUsage(connection, USAGE_TYPE_VOLUME, usage));
+  const secret = found(native.virSecretDefineXML(connection, xml, 0));
+  try {
+    done(native.virSecretSetValue(secret, key, key.length, 0));
+  } finally {
+    native.virSecretFree(secret);
+  }
+}
 
 function eachSecret(connection: Handle, prefix: string, visit: (secret: Handle) => void): string[] {
   return listHandles(connection, native.virConnectListAllSecrets, 0, native.virSecretFree, (secret) => {

@@ -1,5 +1,6 @@
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath, ServerId } from '#core/ids.ts';
+import { Secret } from '#core/secret.ts';
 import type {
   DomainEnd,
   DomainKey,
@@ -205,10 +206,7 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
     const failures: unknown[] = [];
     const attempt = async (step: () => Promise<unknown>) => step().catch((error: unknown) => failures.push(error));
     await attempt(async () => {
-      for (const { secretUuid, usage, key } of keys) {
-        const name = USAGE_PREFIX + usage;
-        await this.#pool.call('setSecret', [secretXml(secretUuid, name), name], { doing, key });
-      }
+      if (keys.length > 0) await this.#setSecrets(doing, keys);
       await act();
     });
     const uuids = keys.map(({ secretUuid }) => secretUuid);
@@ -216,6 +214,16 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
     // Once more after a failure: a worker that died in the middle has been replaced by then.
     if (uuids.length > 0) await attempt(() => undefine().catch(undefine));
     if (failures.length > 0) throw failures[0];
+  }
+
+  /** In one call, because each costs its way to another process and back. */
+  async #setSecrets(doing: string, keys: readonly DomainKey[]): Promise<void> {
+    const args = keys.flatMap(({ secretUuid, usage, key }) => {
+      const name = USAGE_PREFIX + usage;
+      return [secretXml(secretUuid, name), name, String(key.use((bytes) => bytes.length))];
+    });
+    using key = Secret.join(keys.map((own) => own.key));
+    await this.#pool.call('setSecrets', args, { doing, key });
   }
 
   #tell(event: FeedEvent): void {

@@ -7,7 +7,7 @@ import type { CallName, Calls, Reply, Request } from './protocol.ts';
 export type CallOptions = {
   /** What is being done, as the start of an error message: "Starting server 7…". */
   readonly doing: string;
-  /** For `setSecret`. Reaches the worker by a pipe of its own. */
+  /** For `setSecrets`. Reaches the worker by a pipe of its own. */
   readonly key?: Secret;
   /** After this time the worker is ended and the call fails. */
   readonly timeoutMs?: number;

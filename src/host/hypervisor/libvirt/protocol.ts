@@ -21,8 +21,11 @@ export type Calls = {
   saveDomain: { args: [uuid: string, file: string]; result: boolean };
   savedXml: { args: [file: string]; result: string };
   restoreDomain: { args: [file: string, xml: string]; result: null };
-  /** Defines a secret by its XML and gives it the key's bytes; one that has the same usage is replaced. */
-  setSecret: { args: [xml: string, usage: string]; result: null };
+  /**
+   * Defines secrets, of each its XML, its usage and how many of the key's bytes are its own; the key holds the bytes of
+   * all, one after the other. One that has the same usage is replaced.
+   */
+  setSecrets: { args: string[]; result: null };
   /** Undefines all of them that there are, also when one of them fails. */
   undefineSecrets: { args: string[]; result: null };
   /** Usages that start with `prefix`. */

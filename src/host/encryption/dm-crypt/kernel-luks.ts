@@ -17,6 +17,7 @@ export function kernelLuksEncryptor(headers: Encryptor, mappings: Mappings, opti
       const facts = await headers.inspect(disk, medium);
       const opening = {
         args: ['--type', 'luks1'],
+        resize: true,
         medium: medium.attachment.path,
         uuidPrefix: `CRYPT-LUKS1-${facts.uuid.replaceAll('-', '')}-`,
         cipher: facts.cipher,

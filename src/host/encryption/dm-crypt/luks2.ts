@@ -35,6 +35,7 @@ export function luks2Encryptor(mappings: Mappings, options: MappingOptions): Enc
       const facts = await inspect(disk, medium);
       const opening = {
         args: ['--type', 'luks2'],
+        resize: true,
         medium: medium.attachment.path,
         uuidPrefix: `CRYPT-LUKS2-${facts.uuid.replaceAll('-', '')}-`,
         cipher: facts.cipher,

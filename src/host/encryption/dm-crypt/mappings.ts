@@ -10,6 +10,8 @@ export type Mapping = {
   readonly uuid: string;
   readonly serverId: ServerId;
   readonly diskId: DiskId;
+  /** Something has it open now. */
+  readonly isOpen: boolean;
 };
 
 /** Short: device-mapper cuts a mapping's UUID, which holds its name too, at 128 characters without a word. */
@@ -36,7 +38,7 @@ export class Mappings {
   }
 
   async list(): Promise<Mapping[]> {
-    const fields = ['-c', '--noheadings', '--separator', '|', '-o', 'name,uuid'];
+    const fields = ['-c', '--noheadings', '--separator', '|', '-o', 'name,uuid,open'];
     const { stdout } = await dmsetup(['info', ...fields], 'Listing mappings');
     return stdout.split('\n').flatMap(readMapping);
   }
@@ -65,11 +67,11 @@ export class Mappings {
 }
 
 function readMapping(line: string): Mapping[] {
-  const [name = '', uuid = ''] = line.trim().split('|');
+  const [name = '', uuid = '', open = ''] = line.trim().split('|');
   const serverId = name.slice(PREFIX.length, PREFIX.length + UUID_LENGTH);
   const diskId = name.slice(PREFIX.length + UUID_LENGTH + 1);
   if (!name.startsWith(PREFIX) || !isUuid(serverId) || !isUuid(diskId)) return [];
-  return [{ name, uuid, serverId: serverId as ServerId, diskId: diskId as DiskId }];
+  return [{ name, uuid, serverId: serverId as ServerId, diskId: diskId as DiskId, isOpen: open !== '0' }];
 }
 
 function dmsetup(args: readonly string[], doing: string) {

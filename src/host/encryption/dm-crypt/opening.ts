@@ -15,6 +15,8 @@ export type MappingOptions = { readonly noReadWorkqueue: boolean; readonly noWri
 export type Opening = {
   /** Arguments of `cryptsetup open` that tell the format. */
   readonly args: readonly string[];
+  /** `cryptsetup open` ignores `--size` for LUKS, and maps all that the medium has; it is cut before it is given out. */
+  readonly resize: boolean;
   readonly medium: HostPath;
   /** What cryptsetup calls the mapping, before its name: `CRYPT-PLAIN-`, `CRYPT-LUKS2-<uuid>-`. */
   readonly uuidPrefix: string;
@@ -43,10 +45,12 @@ export async function openMapping(
   const doing = `Unlocking disk ${disk.id}`;
   const name = mappings.nameOf(disk);
   const size = ['--size', String(disk.sizeBytes / SECTOR)];
-  const args = ['open', ...opening.args, ...size, ...performance(options), '--key-file=-', opening.medium, name];
+  const sized = opening.resize ? [] : size;
+  const args = ['open', ...opening.args, ...sized, ...performance(options), '--key-file=-', opening.medium, name];
   try {
     const { code } = await run('cryptsetup', args, { doing, stdin: key, tolerate: [WRONG_KEY], timeoutMs: TIMEOUT_MS });
     if (code === WRONG_KEY) throw new NightlatchError('disk-wrong-key', { disk: disk.id });
+    if (opening.resize) await cut(name, size, key, doing);
     const reason = await difference(mappings, disk, opening, name, doing);
     if (reason !== null) throw new NightlatchError('mapping-unexpected', { disk: disk.id, mapping: name, reason });
     return mappings.pathOf(name);
@@ -54,6 +58,11 @@ export async function openMapping(
     await mappings.close(name, doing);
     throw error;
   }
+}
+
+/** The key is needed once more, since the kernel tells nobody what it has. */
+async function cut(name: string, size: readonly string[], key: Secret, doing: string): Promise<void> {
+  await run('cryptsetup', ['resize', ...size, '--key-file=-', name], { doing, stdin: key, timeoutMs: TIMEOUT_MS });
 }
 
 function performance({ noReadWorkqueue, noWriteWorkqueue }: MappingOptions): string[] {

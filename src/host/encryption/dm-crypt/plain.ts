@@ -53,6 +53,7 @@ export function plainEncryptor(mappings: Mappings, options: MappingOptions): Enc
       const how = ['--cipher', cipher, '--key-size', String(keyBits), '--hash', hash];
       const opening = {
         args: ['--type', 'plain', ...how, '--sector-size', String(sectorBytes)],
+        resize: false,
         medium: medium.attachment.path,
         uuidPrefix: 'CRYPT-PLAIN-',
         cipher,

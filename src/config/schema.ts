@@ -74,6 +74,26 @@ const libvirt = z.strictObject({
     .default('auto')
     .describe('`kvm` uses the processor, `qemu` emulates one. `auto`: kvm when a probe shows that it really runs.'),
   images_type: z.enum(storageFormats).default('qcow2').describe('How new server disks are stored.'),
+  images_volume_group: z
+    .string()
+    .regex(/^([a-zA-Z0-9+_.][a-zA-Z0-9+_.-]*)?$/, 'must be the name of a volume group')
+    .default('')
+    .describe(
+      'The LVM volume group for disks, with `images_type = "lvm"`. It exists; what else lies in it is left alone.',
+    ),
+  images_thin_pool: z
+    .string()
+    .regex(/^([a-zA-Z0-9+_.][a-zA-Z0-9+_.-]*)?$/, 'must be the name of a logical volume')
+    .default('')
+    .describe(
+      'A thin pool in that group from which disks take their room as they are written. Empty: they take it whole.',
+    ),
+  luks_engine: z
+    .enum(['qemu', 'dm-crypt'])
+    .default('qemu')
+    .describe('Who decrypts disks of format `luks` on logical volumes: QEMU, or the kernel.'),
+  no_read_workqueue: z.boolean().default(false).describe('dm-crypt decrypts at once instead of in a queue.'),
+  no_write_workqueue: z.boolean().default(false).describe('dm-crypt encrypts at once instead of in a queue.'),
 });
 
 const encryption = z.strictObject({
@@ -81,6 +101,15 @@ const encryption = z.strictObject({
     .enum(['luks'])
     .default('luks')
     .describe('Format of an encrypted disk when neither flavor nor image names one.'),
+  cipher: z
+    .string()
+    .regex(/^[a-z0-9]+-[a-z0-9]+-[a-z0-9]+$/, 'must be a cipher as dm-crypt names it, such as aes-xts-plain64')
+    .default('aes-xts-plain64')
+    .describe('Cipher of new disks of format `plain`. Each disk keeps the one it was made with.'),
+  key_size: z
+    .union([z.literal(256), z.literal(512)])
+    .default(512)
+    .describe('Bits of the key of that cipher; 512 is AES-256 in XTS mode. Each disk keeps the one it was made with.'),
 });
 
 const log = z.strictObject({

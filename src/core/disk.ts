@@ -19,6 +19,14 @@ export type FileFormat = (typeof fileFormats)[number];
 export const storageFormats = [...fileFormats, 'lvm'] as const;
 export type StorageFormat = (typeof storageFormats)[number];
 
+/**
+ * Where the memory of a server is saved whose disks lie so. It is written once from end to end: nothing would be gained by
+ * a layer between.
+ */
+export function memoryStorage(disks: StorageFormat): StorageFormat {
+  return disks === 'qcow2' ? 'raw' : disks;
+}
+
 /** What a new disk holds before the guest first sees it. */
 export type DiskContent =
   | { readonly kind: 'blank' }

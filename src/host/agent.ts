@@ -6,22 +6,23 @@ import { crashPoint } from '#core/crash-point.ts';
 import type { DiskContent, DiskSpec } from '#core/disk.ts';
 import { type EncryptionFormat, formatTrait } from '#core/encryption-intent.ts';
 import { describeError, NightlatchError } from '#core/errors.ts';
-import { type HostName, type HostPath, type ImageId, isUuid, type ServerId } from '#core/ids.ts';
+import { type DiskId, type HostName, type HostPath, type ImageId, isUuid, type ServerId } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import { GIB, MIB } from '#core/sizes.ts';
 import { domainDisks, domainKeys } from '#host/domain-disks.ts';
+import type { Mapping, Mappings } from '#host/encryption/dm-crypt/mappings.ts';
 import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import { hasProgram, type Program } from '#host/exec.ts';
 import { ignoring, removeFolderIfEmpty } from '#host/files.ts';
 import type { FuseExports } from '#host/fuse-exports.ts';
 import type { DiskKeys, HostAgent, HostEvent, HostFacts, HostInventory, ServerSpec } from '#host/host-agent.ts';
-import type { DomainSpec, Hypervisor } from '#host/hypervisor/hypervisor.ts';
+import type { DomainKey, DomainSpec, Hypervisor } from '#host/hypervisor/hypervisor.ts';
 import type { ImageCache } from '#host/image-cache.ts';
 import { isCompleteSave } from '#host/saved-memory.ts';
 import { clearScratch } from '#host/scratch.ts';
 import { checkImageFits, fillDisk } from '#host/storage/fill.ts';
 import { exposePlainDisk } from '#host/storage/plaintext.ts';
-import type { StorageDriver } from '#host/storage/storage-driver.ts';
+import type { DiskAttachment, StorageDriver } from '#host/storage/storage-driver.ts';
 
 /** What a host agent is made of; `main` chooses the parts. */
 export type HostParts = {
@@ -34,6 +35,10 @@ export type HostParts = {
   readonly runDirectory: HostPath;
   readonly drivers: Readonly<Partial<Record<DiskSpec['storage'], StorageDriver>>>;
   readonly encryptors: Readonly<Partial<Record<EncryptionFormat, Encryptor>>>;
+  /** Those that go before the others where a storage driver's disks are block devices. */
+  readonly blockEncryptors: Readonly<Partial<Record<EncryptionFormat, Encryptor>>>;
+  /** What block encryptors keep open; null on a host without device-mapper. */
+  readonly mappings: Mappings | null;
   readonly exports: FuseExports;
   readonly images: ImageCache;
   readonly hypervisor: Hypervisor;
@@ -57,13 +62,14 @@ export class LocalHostAgent implements HostAgent {
 
   async describe(): Promise<HostFacts> {
     const { name, virtType, storage, defaultEncryptionFormat, disksDirectory } = this.#parts;
+    const capacityBytes = await this.#driver(storage).capacityBytes?.();
     const { blocks, bsize } = await statfs(disksDirectory);
     return {
       name,
       traits: await this.#traits(),
       vcpus: cpus().length,
       memoryMib: Math.floor(totalmem() / MIB),
-      diskGib: Math.floor((blocks * bsize) / GIB),
+      diskGib: Math.floor((capacityBytes ?? blocks * bsize) / GIB),
       virtType,
       storage,
       defaultEncryptionFormat,
@@ -87,7 +93,7 @@ export class LocalHostAgent implements HostAgent {
     await driver.create(disk, overlays ? image : null);
     crashPoint('agent.create-disk.allocated');
     if (disk.encryption !== null) {
-      await this.#encryptor(disk.encryption).format(disk, await this.#medium(disk), needKey(disk, key));
+      await this.#encryptor(disk, disk.encryption).format(disk, await this.#medium(disk), needKey(disk, key));
     }
     crashPoint('agent.create-disk.formatted');
     if (content.kind === 'blank' || (content.kind === 'image' && overlays)) return;
@@ -106,9 +112,7 @@ export class LocalHostAgent implements HostAgent {
     const { hypervisor } = this.#parts;
     if ((await hypervisor.state(server.id)) !== 'absent') return;
     await Promise.all(server.disks.map((disk) => this.#checkHeader(disk)));
-    await this.#tellingWrongKey(server, keys, () =>
-      hypervisor.start(this.#domain(server), domainKeys(server.disks, keys)),
-    );
+    await this.#withGuestDisks(server, keys, (domain, domainKeys) => hypervisor.start(domain, domainKeys));
     crashPoint('agent.start-server.started');
   }
 
@@ -118,6 +122,7 @@ export class LocalHostAgent implements HostAgent {
     if (!ended) await hypervisor.destroy(serverId);
     crashPoint('agent.stop-server.ended');
     for (const disk of disks) await this.#lock(disk);
+    await this.#closeMappings('Locking server', ({ serverId: owner }) => owner === serverId);
   }
 
   async suspendServer(serverId: ServerId, memory: DiskSpec, memoryKey: Secret | null): Promise<void> {
@@ -142,9 +147,7 @@ export class LocalHostAgent implements HostAgent {
         const reason = 'its saved memory is incomplete';
         throw new NightlatchError('saved-memory-unreadable', { server: server.id, reason });
       }
-      await this.#tellingWrongKey(server, keys, () =>
-        hypervisor.restore(this.#domain(server), path, domainKeys(server.disks, keys)),
-      );
+      await this.#withGuestDisks(server, keys, (domain, domainKeys) => hypervisor.restore(domain, path, domainKeys));
       crashPoint('agent.restore-server.restored');
     });
   }
@@ -178,21 +181,29 @@ export class LocalHostAgent implements HostAgent {
   }
 
   async inventory(): Promise<HostInventory> {
-    const { hypervisor, exports, disksDirectory } = this.#parts;
-    const [domains, unlockedDisks, libvirtSecrets, folders] = await Promise.all([
+    const { hypervisor, exports, mappings, disksDirectory } = this.#parts;
+    const [domains, exported, mapped, libvirtSecrets, folders] = await Promise.all([
       hypervisor.domains(),
       exports.exported(),
+      mappings?.list() ?? [],
       hypervisor.secrets(),
       readdir(disksDirectory).catch((error: unknown) => ignoring('ENOENT')(error) ?? []),
     ]);
     const servers = domains.flatMap(({ serverId, state }) => (state === 'absent' ? [] : [{ id: serverId, state }]));
-    return { servers, unlockedDisks, libvirtSecrets, serversWithDisks: folders.filter(isUuid) as ServerId[] };
+    const unlockedDisks = [...exported, ...mapped.map(({ diskId }) => diskId)];
+    const elsewhere = await Promise.all(Object.values(this.#parts.drivers).map((driver) => driver.servers?.() ?? []));
+    const serversWithDisks = [...new Set([...folders.filter(isUuid), ...elsewhere.flat()])] as ServerId[];
+    return { servers, unlockedDisks, libvirtSecrets, serversWithDisks };
   }
 
   async lockStrays(): Promise<void> {
     const { hypervisor, exports, runDirectory } = this.#parts;
     await hypervisor.forgetSecrets();
     for (const diskId of await exports.exported()) await exports.withdraw(diskId);
+    const domains = (await hypervisor.domains()).filter(({ state }) => state !== 'absent');
+    const running = new Set(domains.map(({ serverId }) => serverId));
+    // What a running guest has open is its own; what nobody has open, such as a saved memory, is no guest's.
+    await this.#closeMappings('Locking strays', ({ serverId, isOpen }) => !running.has(serverId) || !isOpen);
     await clearScratch(runDirectory);
   }
 
@@ -208,13 +219,51 @@ export class LocalHostAgent implements HostAgent {
     const present = await Promise.all(ENCRYPTION_PROGRAMS.map(hasProgram));
     if (present.includes(false)) return [];
     const carried = this.#driver(this.#parts.storage).capabilities.formats;
-    const formats = carried.filter((format) => this.#parts.encryptors[format]);
+    const formats = carried.filter((format) => this.#encryptorFor(this.#parts.storage, format));
     return formats.length === 0 ? [] : ['COMPUTE_EPHEMERAL_ENCRYPTION', ...formats.map(formatTrait)];
   }
 
-  #domain(server: ServerSpec): DomainSpec {
+  /**
+   * Unlocks the disks that the guest sees as block devices, gives the domain and the keys of the others to `act`, and
+   * locks again when that fails. When it is not known whether the guest runs, they stay for `stopServer`, which ends it.
+   */
+  async #withGuestDisks(
+    server: ServerSpec,
+    keys: DiskKeys,
+    act: (domain: DomainSpec, keys: readonly DomainKey[]) => Promise<void>,
+  ): Promise<void> {
+    const unlocked = new Map<DiskId, DiskAttachment>();
+    const isDevice = (disk: DiskSpec) =>
+      disk.encryption !== null && this.#encryptor(disk, disk.encryption).attach === 'device';
+    try {
+      for (const disk of server.disks.filter(isDevice)) unlocked.set(disk.id, await this.#unlockDevice(disk, keys));
+      const byQemu = server.disks.filter((disk) => !isDevice(disk));
+      await this.#tellingWrongKey(byQemu, keys, () => act(this.#domain(server, unlocked), domainKeys(byQemu, keys)));
+    } catch (error) {
+      const state = await this.#parts.hypervisor.state(server.id).catch(() => null);
+      if (state === 'absent') for (const disk of server.disks.filter(isDevice)) await this.#lock(disk);
+      throw error;
+    }
+  }
+
+  async #unlockDevice(disk: DiskSpec, keys: DiskKeys): Promise<DiskAttachment> {
+    const format = disk.encryption;
+    if (format === null) throw new Error(`disk ${disk.id} is not encrypted`);
+    const key = needKey(disk, keys.get(disk.id) ?? null);
+    const path = await this.#encryptor(disk, format).unlock(disk, await this.#medium(disk), key);
+    return { path, format: 'raw', blockDevice: { usedBytes: disk.sizeBytes } };
+  }
+
+  async #closeMappings(doing: string, which: (mapping: Mapping) => boolean): Promise<void> {
+    const { mappings } = this.#parts;
+    for (const mapping of (await mappings?.list()) ?? []) {
+      if (which(mapping)) await mappings?.close(mapping.name, `${doing} ${mapping.serverId}`);
+    }
+  }
+
+  #domain(server: ServerSpec, unlocked: ReadonlyMap<DiskId, DiskAttachment>): DomainSpec {
     const { id: serverId, name, displayName, projectId, vcpus, memoryMib, network } = server;
-    const disks = domainDisks(server.disks, (disk) => this.#driver(disk.storage).attachment(disk));
+    const disks = domainDisks(server.disks, (disk) => this.#driver(disk.storage).attachment(disk), unlocked);
     return { serverId, name, displayName, projectId, vcpus, memoryMib, network, disks };
   }
 
@@ -229,24 +278,30 @@ export class LocalHostAgent implements HostAgent {
     return driver;
   }
 
-  #encryptor(format: EncryptionFormat): Encryptor {
-    const encryptor = this.#parts.encryptors[format];
-    if (!encryptor) throw new Error(`this host has no encryptor for ${format}`);
+  #encryptor(disk: DiskSpec, format: EncryptionFormat): Encryptor {
+    const encryptor = this.#encryptorFor(disk.storage, format);
+    if (!encryptor) throw new Error(`this host has no encryptor for ${format} on ${disk.storage}`);
     return encryptor;
+  }
+
+  #encryptorFor(storage: DiskSpec['storage'], format: EncryptionFormat): Encryptor | undefined {
+    const { encryptors, blockEncryptors } = this.#parts;
+    const { blockDevice } = this.#driver(storage).capabilities;
+    return (blockDevice ? blockEncryptors[format] : undefined) ?? encryptors[format];
   }
 
   /** A header that is missing is told as such, with its path, instead of as whatever QEMU makes of it. */
   async #checkHeader(disk: DiskSpec): Promise<void> {
-    if (disk.encryption !== null) await this.#encryptor(disk.encryption).inspect(disk, await this.#medium(disk));
+    if (disk.encryption !== null) await this.#encryptor(disk, disk.encryption).inspect(disk, await this.#medium(disk));
   }
 
   /** QEMU says that a key opens no disk, and not of which; trying each alone tells. *Throws* disk-wrong-key. */
-  async #tellingWrongKey(server: ServerSpec, keys: DiskKeys, act: () => Promise<void>): Promise<void> {
+  async #tellingWrongKey(disks: readonly DiskSpec[], keys: DiskKeys, act: () => Promise<void>): Promise<void> {
     try {
       await act();
     } catch (error) {
       if (!/Invalid password/.test(describeError(error))) throw error;
-      for (const disk of server.disks) {
+      for (const disk of disks) {
         if (disk.encryption !== null) await this.#withPlaintext(disk, keys.get(disk.id) ?? null, async () => {});
       }
       throw error;
@@ -256,9 +311,10 @@ export class LocalHostAgent implements HostAgent {
   /** A medium that is already gone, or never got its place for a header, has nothing left to destroy. */
   async #destroyHeader(disk: DiskSpec, format: EncryptionFormat): Promise<void> {
     try {
-      await this.#encryptor(format).destroy(disk, await this.#medium(disk));
+      await this.#encryptor(disk, format).destroy(disk, await this.#medium(disk));
     } catch (error) {
-      if (!(error instanceof NightlatchError && error.code === 'disk-header-missing')) throw error;
+      const isGone = error instanceof NightlatchError && /^disk-(header-)?missing$/.test(error.code);
+      if (!isGone) throw error;
     }
   }
 
@@ -267,7 +323,7 @@ export class LocalHostAgent implements HostAgent {
       const path =
         disk.encryption === null
           ? await exposePlainDisk(this.#parts.exports, disk, this.#driver(disk.storage).attachment(disk))
-          : await this.#encryptor(disk.encryption).unlock(disk, await this.#medium(disk), needKey(disk, key));
+          : await this.#encryptor(disk, disk.encryption).unlock(disk, await this.#medium(disk), needKey(disk, key));
       await use(path);
     } finally {
       await this.#lock(disk);
@@ -276,7 +332,7 @@ export class LocalHostAgent implements HostAgent {
 
   async #lock(disk: DiskSpec): Promise<void> {
     if (disk.encryption === null) await this.#parts.exports.withdraw(disk.id);
-    else await this.#encryptor(disk.encryption).lock(disk);
+    else await this.#encryptor(disk, disk.encryption).lock(disk);
   }
 }
 

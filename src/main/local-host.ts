@@ -4,15 +4,12 @@ import type { Config } from '#config/schema.ts';
 import { describeError } from '#core/errors.ts';
 import type { HostName } from '#core/ids.ts';
 import { LocalHostAgent } from '#host/agent.ts';
-import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
-import { FuseExports } from '#host/fuse-exports.ts';
 import { LibvirtHypervisor } from '#host/hypervisor/libvirt/driver.ts';
 import { PrivateLibvirt } from '#host/hypervisor/libvirt/private-daemon.ts';
 import { chooseVirtType } from '#host/hypervisor/libvirt/probe-kvm.ts';
 import { ImageCache } from '#host/image-cache.ts';
 import { prepareRunDirectory, releaseRunDirectory } from '#host/run-directory.ts';
-import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
-import { rawStorage } from '#host/storage/raw/driver.ts';
+import { openLocalStorage } from '#main/local-storage.ts';
 import type { StatePaths } from '#main/state-paths.ts';
 
 /** This machine as a compute host. Disposing lets guests run on; what nothing needs any more is stopped. */
@@ -25,13 +22,13 @@ const SYSTEM_LIBVIRTD_PID_FILE = '/run/libvirtd.pid';
 export async function openLocalHost(config: Config, paths: StatePaths, log: Logger): Promise<LocalHost> {
   await using undo = new AsyncDisposableStack();
   for (const folder of [paths.disks, paths.storageCache]) await mkdir(folder, { recursive: true, mode: 0o700 });
+  const storage = await openLocalStorage(config, paths);
   await prepareRunDirectory(paths.run);
   const libvirt = await openLibvirt(config, paths, log);
   if (libvirt.daemon) undo.use(libvirt.daemon);
   const { virtType, reason } = await chooseVirtType(config.libvirt.virt_type, { runDirectory: paths.run });
   log.info({ virtType }, `guests run under ${virtType}: ${reason}`);
   const hypervisor = undo.use(await LibvirtHypervisor.open({ ...libvirt.address, runDirectory: paths.run, virtType }));
-  const exports = new FuseExports({ runDirectory: paths.run });
   const agent = new LocalHostAgent({
     name: config.DEFAULT.host as HostName,
     virtType,
@@ -39,12 +36,7 @@ export async function openLocalHost(config: Config, paths: StatePaths, log: Logg
     defaultEncryptionFormat: config.ephemeral_storage_encryption.default_format,
     disksDirectory: paths.disks,
     runDirectory: paths.run,
-    drivers: {
-      raw: rawStorage({ disksDirectory: paths.disks }),
-      qcow2: qcow2Storage({ disksDirectory: paths.disks, cacheDirectory: paths.storageCache }),
-    },
-    encryptors: { luks: luksEncryptor({ runDirectory: paths.run, exports }) },
-    exports,
+    ...storage,
     images: new ImageCache(paths.imageCache),
     hypervisor,
   });

@@ -1,4 +1,4 @@
-import type { Disk } from '#core/disk.ts';
+import { type Disk, memoryStorage } from '#core/disk.ts';
 import { type DiskId, newId } from '#core/ids.ts';
 import { MIB } from '#core/sizes.ts';
 import { insertDisks } from '#db/disks.ts';
@@ -59,8 +59,7 @@ async function planMemory(context: OperationContext, { serverId }: ServerInput):
       role: 'memory',
       ordinal: 0,
       size_bytes: server.flavor.ramMib * MIB + SAVE_OVERHEAD_BYTES,
-      // A saved memory is written once from end to end: nothing would be gained by a layer between.
-      storage: 'raw',
+      storage: memoryStorage(like.storage),
       encrypted: like.encryption !== null,
       encryption: like.encryption,
       image_id: null,

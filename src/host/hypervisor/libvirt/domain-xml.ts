@@ -1,6 +1,7 @@
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath, ServerId } from '#core/ids.ts';
 import type { DomainDisk, DomainSpec } from '#host/hypervisor/hypervisor.ts';
+import type { DiskAttachment } from '#host/storage/storage-driver.ts';
 import { element, text, type Xml } from './xml.ts';
 
 /** The namespace of our metadata; a domain is ours when it carries some. */
@@ -94,13 +95,21 @@ function devices(spec: DomainSpec, host: DomainHost): Xml {
 function disk({ attachment, target, device, serial, encryption }: DomainDisk): Xml {
   return element(
     'disk',
-    { type: 'file', device },
+    { type: attachment.blockDevice ? 'block' : 'file', device },
     element('driver', { name: 'qemu', type: attachment.format, cache: 'writeback', io: 'threads' }),
-    element('source', { file: attachment.path }, encryption && encryptionXml(encryption)),
+    source(attachment, encryption),
     element('target', { dev: target, bus: device === 'cdrom' ? 'sata' : 'virtio' }),
     element('serial', {}, text(serial)),
     device === 'cdrom' ? element('readonly') : null,
   );
+}
+
+/** A block device may be larger than the disk; the guest sees a slice of exactly the disk's size. */
+function source({ path, blockDevice }: DiskAttachment, encryption: DomainDisk['encryption']): Xml {
+  const inside = encryption && encryptionXml(encryption);
+  if (!blockDevice) return element('source', { file: path }, inside);
+  const slice = element('slice', { type: 'storage', offset: 0, size: blockDevice.usedBytes });
+  return element('source', { dev: path }, element('slices', {}, slice), inside);
 }
 
 function encryptionXml({ format, secretUuid }: NonNullable<DomainDisk['encryption']>): Xml {

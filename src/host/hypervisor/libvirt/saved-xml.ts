@@ -43,7 +43,7 @@ function updateDisk(parts: readonly Node[], spec: DomainSpec): void {
   const target = attributesOf(parts, 'target').dev;
   const disk = spec.disks.find((candidate) => candidate.target === target);
   if (disk === undefined) return;
-  attributesOf(parts, 'source').file = escapeXml(disk.attachment.path);
+  attributesOf(parts, 'source')[disk.attachment.blockDevice ? 'dev' : 'file'] = escapeXml(disk.attachment.path);
   if (disk.encryption === null) return;
   const inSource = parts.flatMap((part) => (part.source ? childNodes(part, 'source') : []));
   const encryption = [...inSource, ...parts].flatMap((part) => (part.encryption ? childNodes(part, 'encryption') : []));

@@ -1,0 +1,77 @@
+import type { Config } from '#config/schema.ts';
+import { NightlatchError } from '#core/errors.ts';
+import type { HostParts } from '#host/agent.ts';
+import { kernelLuksEncryptor } from '#host/encryption/dm-crypt/kernel-luks.ts';
+import { luks2Encryptor } from '#host/encryption/dm-crypt/luks2.ts';
+import { Mappings } from '#host/encryption/dm-crypt/mappings.ts';
+import { plainEncryptor, plainNote } from '#host/encryption/dm-crypt/plain.ts';
+import { checkCipher } from '#host/encryption/dm-crypt/probe.ts';
+import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
+import { FuseExports } from '#host/fuse-exports.ts';
+import { lvmStorage } from '#host/storage/lvm/driver.ts';
+import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
+import { rawStorage } from '#host/storage/raw/driver.ts';
+import type { StorageDriver } from '#host/storage/storage-driver.ts';
+import type { StatePaths } from '#main/state-paths.ts';
+
+export type LocalStorage = Pick<HostParts, 'drivers' | 'encryptors' | 'blockEncryptors' | 'mappings' | 'exports'>;
+
+/** The cipher of every LUKS disk we make. */
+const LUKS_CIPHER = { cipher: 'aes-xts-plain64', keyBits: 512 };
+
+/**
+ * What this machine keeps disks with: files always, logical volumes where the configuration names a volume group.
+ *
+ * @throws bad-request when that is missing; device-mapper-unusable, naming the cipher, when the kernel cannot encrypt.
+ */
+export async function openLocalStorage(config: Config, paths: StatePaths): Promise<LocalStorage> {
+  const exports = new FuseExports({ runDirectory: paths.run });
+  const luks = luksEncryptor({ runDirectory: paths.run, exports });
+  const files = {
+    raw: rawStorage({ disksDirectory: paths.disks }),
+    qcow2: qcow2Storage({ disksDirectory: paths.disks, cacheDirectory: paths.storageCache }),
+  };
+  const common = { exports, encryptors: { luks } };
+  if (config.libvirt.images_volume_group === '') {
+    if (config.libvirt.images_type === 'lvm') throw groupMissing();
+    return { ...common, drivers: files, blockEncryptors: {}, mappings: null };
+  }
+  const plain = plainCipher(config);
+  for (const { cipher, keyBits } of [LUKS_CIPHER, plain]) await checkCipher(cipher, keyBits);
+  const mappings = new Mappings();
+  const options = {
+    noReadWorkqueue: config.libvirt.no_read_workqueue,
+    noWriteWorkqueue: config.libvirt.no_write_workqueue,
+  };
+  return {
+    ...common,
+    drivers: { ...files, lvm: await openLvm(config, plain) },
+    blockEncryptors: {
+      plain: plainEncryptor(mappings, options),
+      luksv2: luks2Encryptor(mappings, options),
+      ...(config.libvirt.luks_engine === 'dm-crypt' ? { luks: kernelLuksEncryptor(luks, mappings, options) } : {}),
+    },
+    mappings,
+  };
+}
+
+/** Asks for its size, so that a group that does not exist stops the start. */
+async function openLvm(config: Config, plain: ReturnType<typeof plainCipher>): Promise<StorageDriver> {
+  const driver = lvmStorage({
+    volumeGroup: config.libvirt.images_volume_group,
+    thinPool: config.libvirt.images_thin_pool || null,
+    noteOf: (disk) => (disk.encryption === 'plain' ? plainNote(disk, plain) : null),
+  });
+  await driver.capacityBytes?.();
+  return driver;
+}
+
+function plainCipher({ ephemeral_storage_encryption: { cipher, key_size } }: Config) {
+  return { cipher, keyBits: key_size };
+}
+
+function groupMissing(): NightlatchError {
+  return new NightlatchError('bad-request', {
+    reason: 'images_type is "lvm" and images_volume_group is empty. Name the volume group for disks in [libvirt].',
+  });
+}

@@ -26,7 +26,7 @@ export type TaskState = (typeof taskStates)[number];
 export const powerStates = { nostate: 0, running: 1, paused: 3, shutdown: 4, crashed: 6, suspended: 7 } as const;
 export type PowerState = keyof typeof powerStates;
 
-/** What may be asked of an existing server. `settle` is ours: its guest has ended by itself, follow it. */
+/** What may be asked of an existing server. `settle` is ours: guest and state disagree, look and mend. */
 export type ServerAction =
   | 'start'
   | 'stop'
@@ -68,7 +68,7 @@ export const serverActions: Readonly<Record<ServerAction, Rule>> = {
     task: 'deleting',
     novaName: 'delete',
   },
-  settle: { from: ['active', 'paused', 'error'], task: 'powering-off', novaName: 'stop' },
+  settle: { from: ['active', 'paused', 'stopped', 'suspended', 'error'], task: 'powering-off', novaName: 'stop' },
 };
 
 /** @throws server-state (409) with Nova's text when the action is not allowed now. */

@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 import { describeError, NightlatchError } from '#core/errors.ts';
 import type { HostName, ServerId } from '#core/ids.ts';
-import { asDisk, disksOf, findDisk } from '#db/disks.ts';
+import { findDisk } from '#db/disks.ts';
 import { findServer, type Server, serversInOperation, serversOnHost } from '#db/servers.ts';
 import type { HostAgent, HostEvent } from '#host/host-agent.ts';
 import { liveLeases } from '#keys/leases.ts';
@@ -16,6 +16,8 @@ type Parts = {
   readonly log: Logger;
 };
 
+/** An event that libvirt lost is made good after this time at the latest. */
+const LOOK_INTERVAL_MS = 10_000;
 /** Names the service itself as the requester in the audit trail. */
 const OURSELVES = 'req-nightlatch-reconcile';
 
@@ -30,16 +32,18 @@ export class HostFollower {
     this.#parts = parts;
   }
 
-  /** Follows a host's events until the returned function is called. */
+  /** Follows a host's events, and looks now and then, until the returned function is called. */
   follow(name: HostName, agent: HostAgent): () => void {
-    return agent.onEvent((event) => {
-      this.#handle(name, agent, event).catch((error: unknown) => {
-        this.#parts.log.error(
-          { host: name, event, err: error },
-          `following host ${name} failed: ${describeError(error)}`,
-        );
-      });
-    });
+    const tell = (error: unknown) => {
+      this.#parts.log.error({ host: name, err: error }, `following host ${name} failed: ${describeError(error)}`);
+    };
+    const stop = agent.onEvent((event) => this.#handle(name, agent, event).catch(tell));
+    const look = () => this.#look(name, agent).catch(tell);
+    const timer = setInterval(look, LOOK_INTERVAL_MS);
+    return () => {
+      clearInterval(timer);
+      stop();
+    };
   }
 
   /**
@@ -64,21 +68,29 @@ export class HostFollower {
     }
   }
 
-  /** Compares what is written with what the host finds, and mends it. *Repeat*: fine, at any time. */
+  /** Compares all that is written with what the host finds, and mends it. *Repeat*: fine, at any time. */
   async reconcile(name: HostName, agent: HostAgent): Promise<void> {
-    const { context, log } = this.#parts;
+    const { log } = this.#parts;
+    const known = await this.#look(name, agent);
     const inventory = await agent.inventory();
-    const running = new Set(inventory.servers.map((server) => server.id));
-    const known = new Map((await serversOnHost(context.db, name)).map((server) => [server.id, server]));
-    for (const server of known.values()) {
-      if (server.operation === null) await this.#settleIfEnded(server, running.has(server.id), agent);
-    }
+    const running = inventory.servers.map((server) => server.id);
     for (const id of running) if (!known.has(id)) await this.#judgeStrayGuest(name, agent, id);
-    await this.#closeStrayLeases(name, running);
+    await this.#closeStrayLeases(name);
     for (const id of inventory.serversWithDisks) {
       if (!known.has(id))
         log.warn({ host: name, server: id }, `host ${name} keeps disks of server ${id}, which is not known`);
     }
+  }
+
+  /** Settles the servers whose state is not what the host shows. Returns those that are on the host. */
+  async #look(name: HostName, agent: HostAgent): Promise<ReadonlyMap<ServerId, Server>> {
+    const { servers } = await agent.inventory();
+    const running = new Set(servers.map((server) => server.id));
+    const known = await serversOnHost(this.#parts.context.db, name);
+    for (const server of known) {
+      if (server.operation === null) await this.#settleIfOdd(server, running.has(server.id));
+    }
+    return new Map(known.map((server) => [server.id, server]));
   }
 
   /**
@@ -87,10 +99,11 @@ export class HostFollower {
    */
   async #judgeStrayGuest(name: HostName, agent: HostAgent, id: ServerId): Promise<void> {
     const { context, log } = this.#parts;
-    if ((await findServer(context.db, id)) !== null) {
+    const server = await findServer(context.db, id);
+    if (server?.vm_state === 'deleted') {
       log.warn({ host: name, server: id }, `ending the guest of deleted server ${id}`);
       await agent.stopServer(id, [], 0);
-    } else {
+    } else if (server === null) {
       log.error({ host: name, server: id }, `host ${name} runs a guest of server ${id}, which is not in the database`);
     }
   }
@@ -108,23 +121,20 @@ export class HostFollower {
       if (server.operation === null) {
         const { servers } = await agent.inventory();
         const isRunning = servers.some((found) => found.id === serverId);
-        if (await this.#settleIfEnded(server, isRunning, agent)) return;
+        if (await this.#settleIfOdd(server, isRunning)) return;
       } else {
         await this.#parts.engine.settled(server.operation.id);
       }
     }
   }
 
-  /** Returns false when another operation was quicker, so that the caller looks again. */
-  async #settleIfEnded(server: Server, isRunning: boolean, agent: HostAgent): Promise<boolean> {
+  /**
+   * What was seen may be old by now: the settling looks again when the server is its own. Returns false when another
+   * operation was quicker, so that the caller looks again.
+   */
+  async #settleIfOdd(server: Server, isRunning: boolean): Promise<boolean> {
     const shouldRun = server.vm_state === 'active' || server.vm_state === 'paused';
     if (shouldRun === isRunning) return true;
-    if (isRunning) {
-      // A guest that runs though its server is stopped: an operation was cut short after its undo was given up.
-      const disks = (await disksOf(this.#parts.context.db, server.id)).filter((row) => row.storage !== null);
-      await agent.stopServer(server.id, disks.map(asDisk), 0);
-      return true;
-    }
     try {
       await this.#parts.operations.act('settle', server.id, {
         requestId: OURSELVES,
@@ -138,14 +148,15 @@ export class HostFollower {
     }
   }
 
-  /** Leases of disks whose server neither runs nor is being worked on: the host was locked before this was called. */
-  async #closeStrayLeases(name: HostName, running: ReadonlySet<ServerId>): Promise<void> {
+  /** Leases of disks whose server is neither to run nor being worked on: the host was locked before this was called. */
+  async #closeStrayLeases(name: HostName): Promise<void> {
     const { context } = this.#parts;
     for (const lease of await liveLeases(context.db)) {
       if (lease.host !== name) continue;
       const disk = await findDisk(context.db, lease.disk_id);
       const server = disk === null ? null : await findServer(context.db, disk.server_id);
-      if (server !== null && (server.operation !== null || running.has(server.id))) continue;
+      const mayRun = server?.vm_state === 'active' || server?.vm_state === 'paused';
+      if (mayRun || (server !== null && server.operation !== null)) continue;
       await context.keys.close([{ id: lease.disk_id }], OURSELVES);
     }
   }

@@ -1,6 +1,13 @@
-import { finish, finishWithFault, loadPlaced, type OperationContext, type ServerInput } from '#operations/context.ts';
+import {
+  finish,
+  finishWithFault,
+  loadPlaced,
+  type OperationContext,
+  type ServerInput,
+  stateOnHost,
+} from '#operations/context.ts';
 import type { Operation } from '#operations/engine.ts';
-import { destroySavedMemory, startGuest, stopGuest, takeOver } from '#operations/steps.ts';
+import { destroySavedMemory, endGuest, startGuest, stopGuest, takeOver } from '#operations/steps.ts';
 
 const STOPPED = { vm_state: 'stopped', power_state: 'shutdown' } as const;
 const ACTIVE = { vm_state: 'active', power_state: 'running' } as const;
@@ -30,20 +37,48 @@ export function startServer(context: OperationContext): Operation<ServerInput> {
  * | finish | SHUTOFF                                       | –            | same     |
  */
 export function stopServer(context: OperationContext): Operation<ServerInput> {
-  return stopping(context, 'stop-server', context.shutdownTimeoutMs);
-}
-
-/** Settle server: the guest has ended by itself; what it held is locked and the leases closed. Steps as in stop. */
-export function settleServer(context: OperationContext): Operation<ServerInput> {
-  return stopping(context, 'settle-server', 0);
-}
-
-function stopping(context: OperationContext, name: string, gracefulMs: number): Operation<ServerInput> {
   return {
-    name,
-    steps: [stopGuest(context, gracefulMs), { name: 'finish', run: (input) => finish(context, input, STOPPED) }],
+    name: 'stop-server',
+    steps: [
+      stopGuest(context, context.shutdownTimeoutMs),
+      { name: 'finish', run: (input) => finish(context, input, STOPPED) },
+    ],
     failed: (input, failure) => finishWithFault(context, input, failure),
   };
+}
+
+/**
+ * Settle server: what its host shows and what is written disagreed when somebody looked. Nothing else happens to the
+ * server meanwhile, so this look is the one that counts.
+ *
+ * | step   | effect                                                              | compensation | a repeat |
+ * |--------|---------------------------------------------------------------------|--------------|----------|
+ * | settle | a guest that should run and does is left alone; else as in stop     | none         | fine     |
+ * | finish | the state its host finds it in; ERROR stays                         | –            | same     |
+ */
+export function settleServer(context: OperationContext): Operation<ServerInput> {
+  return {
+    name: 'settle-server',
+    steps: [
+      { name: 'settle', run: (input) => settle(context, input) },
+      { name: 'finish', run: (input) => finishAsFound(context, input) },
+    ],
+    failed: (input, failure) => finishWithFault(context, input, failure),
+  };
+}
+
+async function settle(context: OperationContext, input: ServerInput): Promise<void> {
+  const { server, agent } = await loadPlaced(context, input.serverId);
+  const shouldRun = server.vm_state === 'active' || server.vm_state === 'paused';
+  const { servers } = await agent.inventory();
+  if (shouldRun && servers.some(({ id }) => id === input.serverId)) return;
+  await endGuest(context, input, 0);
+}
+
+async function finishAsFound(context: OperationContext, input: ServerInput): Promise<void> {
+  const { server } = await loadPlaced(context, input.serverId);
+  const found = await stateOnHost(context, input.serverId);
+  await finish(context, input, server.vm_state === 'error' ? { power_state: found.power_state ?? 'nostate' } : found);
 }
 
 /**

@@ -49,7 +49,8 @@ export function stopGuest(context: OperationContext, gracefulMs: number): Step<S
   return { name: 'stop', run: (input) => endGuest(context, input, gracefulMs) };
 }
 
-async function endGuest(context: OperationContext, input: ServerInput, gracefulMs: number): Promise<void> {
+/** As `stopGuest`, for a step that looks first. */
+export async function endGuest(context: OperationContext, input: ServerInput, gracefulMs: number): Promise<void> {
   const placed = await loadIfPlaced(context, input.serverId);
   if (!placed) return;
   await placed.agent.stopServer(input.serverId, placed.disks, gracefulMs);

@@ -41,9 +41,10 @@ export class Volumes {
    * wiped. `pool`: the thin pool it takes its room from, or null. *Throws* disk-full.
    */
   async create(name: string, sizeBytes: number, pool: string | null, tags: readonly string[], doing: string) {
-    const size = pool === null ? ['-L', `${sizeBytes}b`] : ['-V', `${sizeBytes}b`, '--thinpool', pool];
+    // A thin volume reads as zeros until it is written: there is nothing to wipe, and LVM refuses to be asked.
+    const size = pool === null ? ['-Wy', '-Zy', '-L', `${sizeBytes}b`] : ['-V', `${sizeBytes}b`, '--thinpool', pool];
     const named = [...tags.flatMap((tag) => ['--addtag', tag]), '-n', name];
-    await this.#tellingFull(doing, () => lvm('lvcreate', ['-y', '-Wy', '-Zy', ...size, ...named, this.#group], doing));
+    await this.#tellingFull(doing, () => lvm('lvcreate', ['-y', ...size, ...named, this.#group], doing));
   }
 
   async remove(name: string, doing: string): Promise<void> {

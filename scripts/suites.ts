@@ -18,12 +18,20 @@ export type Totals = { passed: number; failed: number };
 /** `covering`: a part of the slow tests that touches every operation; `all`: every one. Tests read it from the environment. */
 export type Depth = 'covering' | 'all';
 
+/** Which test files: those whose path holds `only`, without those whose path holds `except`. */
+export type Choice = { readonly only: string | null; readonly except: string | null };
+const EVERYTHING: Choice = { only: null, except: null };
+
+function isChosen(file: string, { only, except }: Choice): boolean {
+  return (only === null || file.includes(only)) && (except === null || !file.includes(except));
+}
+
 /** Runs suites with a line a test, and counts. A skipped test counts as failed: nothing here is optional. */
-export async function runSuites(names: readonly Suite[], depth: Depth, only: string | null = null): Promise<Totals> {
+export async function runSuites(names: readonly Suite[], depth: Depth, choice: Choice = EVERYTHING): Promise<Totals> {
   process.env.NIGHTLATCH_TEST_DEPTH = depth;
   const totals: Totals = { passed: 0, failed: 0 };
   for (const name of names) {
-    const files = (await Array.fromAsync(glob(suites[name]))).filter((file) => !only || file.includes(only)).sort();
+    const files = (await Array.fromAsync(glob(suites[name]))).filter((file) => isChosen(file, choice)).sort();
     if (files.length === 0) continue;
     process.stdout.write(`\n== ${name}: ${files.length} file(s)\n`);
     await runFiles(files, totals);

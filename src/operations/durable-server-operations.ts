@@ -130,7 +130,8 @@ function pending(name: string, serverId: ServerId, requestId: string, after: str
   return { id, name, input };
 }
 
-function serverColumns(request: ServerRequest, requester: Requester) {
+/** A server's row, as far as the request says what is in it. */
+export function serverColumns(request: ServerRequest, requester: Requester) {
   return {
     project_id: requester.projectId,
     user_id: requester.userId,

@@ -4,6 +4,7 @@ import { newId } from '#core/ids.ts';
 import type { ServerAction } from '#core/server.ts';
 import type { Database } from '#db/database.ts';
 import { claimServer, findServer, insertServer, releaseServer, type Server, type ServerChange } from '#db/servers.ts';
+import { serverColumns } from '#operations/durable-server-operations.ts';
 import type { Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
 
 /**
@@ -27,24 +28,7 @@ export class RecordedServerOperations implements ServerOperations {
     this.requests.push(request);
     return await insertServer(this.#db, {
       id: newId<ServerId>(),
-      project_id: requester.projectId,
-      user_id: requester.userId,
-      name: request.name,
-      description: request.description,
-      image_id: request.image.id,
-      flavor: JSON.stringify(request.flavor),
-      metadata: JSON.stringify(request.metadata),
-      tags: [...request.tags],
-      user_data: request.userData,
-      config_drive: request.configDrive,
-      network: request.network,
-      key_name: request.keyName,
-      hostname: request.hostname,
-      launch_index: request.launchIndex,
-      disk_config: request.diskConfig,
-      access_ipv4: request.accessIpv4,
-      access_ipv6: request.accessIpv6,
-      reservation_id: request.reservationId,
+      ...serverColumns(request, requester),
       vm_state: 'building',
       task_state: 'scheduling',
       power_state: 'nostate',

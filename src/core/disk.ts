@@ -1,8 +1,11 @@
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
 import type { DiskId, HostName, ImageId, ProjectId, SecretId, ServerId } from '#core/ids.ts';
 
-/** What a server uses a disk for. Saved memory and the config drive are disks like any other. */
-export const diskRoles = ['root', 'ephemeral', 'swap', 'config-drive', 'memory'] as const;
+/**
+ * What a server uses a disk for, in the order a guest sees them. Saved memory and the config drive are disks like any
+ * other. `rescue`: a rescued server starts from it.
+ */
+export const diskRoles = ['rescue', 'root', 'ephemeral', 'swap', 'config-drive', 'memory'] as const;
 export type DiskRole = (typeof diskRoles)[number];
 
 /**
@@ -11,6 +14,13 @@ export type DiskRole = (typeof diskRoles)[number];
  */
 export const diskStates = ['absent', 'key-stored', 'formatted', 'destroyed'] as const;
 export type DiskState = (typeof diskStates)[number];
+
+/**
+ * Which of a server's disks are its own while some are being replaced, durable. `live`: what the guest has. `coming`: made
+ * to replace one. `kept`: was replaced, and can still come back.
+ */
+export const diskStandings = ['live', 'coming', 'kept'] as const;
+export type DiskStanding = (typeof diskStandings)[number];
 
 /** How a disk lies in a file. */
 export const fileFormats = ['raw', 'qcow2'] as const;
@@ -31,6 +41,7 @@ export function memoryStorage(disks: StorageFormat): StorageFormat {
 export type DiskContent =
   | { readonly kind: 'blank' }
   | { readonly kind: 'image'; readonly imageId: ImageId }
+  | { readonly kind: 'disk'; readonly from: DiskSpec }
   | { readonly kind: 'filesystem'; readonly label: string }
   | { readonly kind: 'swap' }
   | { readonly kind: 'config-drive'; readonly files: readonly ConfigDriveFile[] };
@@ -44,6 +55,8 @@ export type DiskSpec = {
   readonly role: DiskRole;
   /** Position among the server's disks of the same role, from 0. */
   readonly ordinal: number;
+  /** Tells a disk from the one it replaces, from 0. */
+  readonly generation: number;
   readonly sizeBytes: number;
   readonly storage: StorageFormat;
   /** Null: the disk is not encrypted. */
@@ -55,6 +68,7 @@ export type Disk = DiskSpec & {
   readonly projectId: ProjectId;
   readonly host: HostName | null;
   readonly state: DiskState;
+  readonly standing: DiskStanding;
   readonly secretId: SecretId | null;
   readonly imageId: ImageId | null;
 };

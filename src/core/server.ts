@@ -1,7 +1,19 @@
 import { NightlatchError } from '#core/errors.ts';
 
 /** See OpenStack Compute "Server concepts", and `openstack-encryption` notes on state tables. */
-export const vmStates = ['building', 'active', 'stopped', 'paused', 'suspended', 'error', 'deleted'] as const;
+export const vmStates = [
+  'building',
+  'active',
+  'stopped',
+  'paused',
+  'suspended',
+  'rescued',
+  'resized',
+  'shelved',
+  'shelved_offloaded',
+  'error',
+  'deleted',
+] as const;
 export type VmState = (typeof vmStates)[number];
 
 export const taskStates = [
@@ -18,6 +30,26 @@ export const taskStates = [
   'reboot_started',
   'rebooting',
   'rebooting_hard',
+  'rescuing',
+  'unrescuing',
+  'resize_prep',
+  'resize_migrating',
+  'resize_migrated',
+  'resize_finish',
+  'resize_reverting',
+  'resize_confirming',
+  'rebuilding',
+  'rebuild_block_device_mapping',
+  'rebuild_spawning',
+  'image_snapshot_pending',
+  'image_snapshot',
+  'image_pending_upload',
+  'image_uploading',
+  'shelving',
+  'shelving_image_pending_upload',
+  'shelving_image_uploading',
+  'shelving_offloading',
+  'unshelving',
   'deleting',
 ] as const;
 export type TaskState = (typeof taskStates)[number];
@@ -63,12 +95,16 @@ export const serverActions: Readonly<Record<ServerAction, Rule>> = {
     novaName: 'reboot',
   },
   delete: {
-    from: ['building', 'active', 'stopped', 'paused', 'suspended', 'error'],
+    from: vmStates.filter((state) => state !== 'deleted'),
     alsoDuring: taskStates.filter((task) => task !== 'deleting'),
     task: 'deleting',
     novaName: 'delete',
   },
-  settle: { from: ['active', 'paused', 'stopped', 'suspended', 'error'], task: 'powering-off', novaName: 'stop' },
+  settle: {
+    from: ['active', 'paused', 'stopped', 'suspended', 'rescued', 'resized', 'shelved', 'error'],
+    task: 'powering-off',
+    novaName: 'stop',
+  },
 };
 
 /** @throws server-state (409) with Nova's text when the action is not allowed now. */
@@ -89,25 +125,61 @@ function refused(action: string, id: string, attribute: string, state: string): 
   return new NightlatchError('server-state', { action, id, attribute, state });
 }
 
-/** The `status` a client sees. See nova.api.openstack.common `_STATE_MAP`. */
-export function apiStatus(vmState: VmState, taskState: TaskState | null): string {
-  switch (vmState) {
-    case 'building':
-      return 'BUILD';
+/** Whether what is written of a server says that its guest is there. Its keys may be on a host then, and only then. */
+export function shouldRun(server: { readonly vmState: VmState; readonly powerState: PowerState }): boolean {
+  switch (server.vmState) {
     case 'active':
-      if (taskState === 'rebooting_hard') return 'HARD_REBOOT';
-      if (taskState === 'rebooting' || taskState === 'reboot_pending' || taskState === 'reboot_started')
-        return 'REBOOT';
-      return 'ACTIVE';
-    case 'stopped':
-      return taskState === 'rebooting_hard' ? 'HARD_REBOOT' : 'SHUTOFF';
     case 'paused':
-      return taskState === 'rebooting_hard' ? 'HARD_REBOOT' : 'PAUSED';
-    case 'suspended':
-      return taskState === 'rebooting_hard' ? 'HARD_REBOOT' : 'SUSPENDED';
-    case 'error':
-      return taskState === 'rebooting_hard' ? 'HARD_REBOOT' : 'ERROR';
-    case 'deleted':
-      return 'DELETED';
+      return true;
+    // These say what the server is besides; its guest may end in them, and they stay.
+    case 'rescued':
+    case 'resized':
+      return server.powerState === 'running' || server.powerState === 'paused';
+    default:
+      return false;
   }
+}
+
+/** The status of a server in this state while nothing is done to it. See nova.api.openstack.common `_STATE_MAP`. */
+const statusOf = {
+  building: 'BUILD',
+  active: 'ACTIVE',
+  stopped: 'SHUTOFF',
+  paused: 'PAUSED',
+  suspended: 'SUSPENDED',
+  rescued: 'RESCUE',
+  resized: 'VERIFY_RESIZE',
+  shelved: 'SHELVED',
+  shelved_offloaded: 'SHELVED_OFFLOADED',
+  error: 'ERROR',
+  deleted: 'DELETED',
+} as const satisfies Record<VmState, string>;
+
+const rebuilding = { rebuilding: 'REBUILD', rebuild_block_device_mapping: 'REBUILD', rebuild_spawning: 'REBUILD' };
+const resizing = {
+  resize_prep: 'RESIZE',
+  resize_migrating: 'RESIZE',
+  resize_migrated: 'RESIZE',
+  resize_finish: 'RESIZE',
+};
+const rebootingHard = { rebooting_hard: 'HARD_REBOOT' };
+
+/** Where a task shows in the status, by the state it began in. */
+const statusDuring: Readonly<Partial<Record<VmState, Readonly<Partial<Record<TaskState, string>>>>>> = {
+  active: {
+    ...rebootingHard,
+    ...{ rebooting: 'REBOOT', reboot_pending: 'REBOOT', reboot_started: 'REBOOT' },
+    ...rebuilding,
+    ...resizing,
+  },
+  stopped: { ...rebootingHard, ...rebuilding, ...resizing },
+  paused: rebootingHard,
+  suspended: rebootingHard,
+  resized: { resize_reverting: 'REVERT_RESIZE' },
+  error: { ...rebootingHard, ...rebuilding },
+};
+
+/** The `status` a client sees. */
+export function apiStatus(vmState: VmState, taskState: TaskState | null): string {
+  return (taskState !== null && statusDuring[vmState]?.[taskState]) || statusOf[vmState];
 }

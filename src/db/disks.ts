@@ -1,5 +1,5 @@
 import type { Insertable, Selectable, Updateable } from 'kysely';
-import type { Disk } from '#core/disk.ts';
+import { type Disk, diskRoles } from '#core/disk.ts';
 import type { DiskId, HostName, ImageId, ServerId } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
@@ -27,8 +27,8 @@ export async function disksOf(db: Queryable, serverId: ServerId): Promise<DiskRo
     .where('server_id', '=', serverId)
     .where('state', '<>', 'destroyed')
     .execute();
-  const order = ['root', 'ephemeral', 'swap', 'config-drive', 'memory'];
-  return rows.sort((a, b) => order.indexOf(a.role) - order.indexOf(b.role) || a.ordinal - b.ordinal);
+  const place = ({ role }: DiskRow) => diskRoles.indexOf(role);
+  return rows.sort((a, b) => place(a) - place(b) || a.ordinal - b.ordinal || a.generation - b.generation);
 }
 
 export async function updateDisk(
@@ -71,11 +71,13 @@ export function asDisk(row: DiskRow): Disk {
     projectId: row.project_id,
     role: row.role,
     ordinal: row.ordinal,
+    generation: row.generation,
     sizeBytes: row.size_bytes,
     storage: row.storage,
     encryption: row.encryption,
     host: row.host,
     state: row.state,
+    standing: row.standing,
     secretId: row.secret_id,
     imageId: row.image_id,
   };

@@ -1,5 +1,5 @@
 import type { ColumnType, Generated, JSONColumnType } from 'kysely';
-import type { DiskRole, DiskState, StorageFormat } from '#core/disk.ts';
+import type { DiskRole, DiskStanding, DiskState, StorageFormat } from '#core/disk.ts';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
 import type { DiskId, HostName, ImageId, LeaseId, ProjectId, SecretId, ServerId, UserId } from '#core/ids.ts';
 import type { PowerState, TaskState, VmState } from '#core/server.ts';
@@ -151,6 +151,11 @@ type ServersTable = {
   description: string | null;
   image_id: ImageId | null;
   flavor: JSONColumnType<ServerFlavor>;
+  /** While a resize can be reverted: the flavor it had before, and the state it goes back to. */
+  old_flavor: JSONColumnType<ServerFlavor | null, string | null | undefined, string | null>;
+  old_vm_state: VmState | null;
+  /** While it is shelved: the image of its root disk. */
+  shelved_image_id: ImageId | null;
   metadata: JSONColumnType<Strings>;
   tags: Generated<string[]>;
   user_data: string | null;
@@ -186,6 +191,9 @@ type DisksTable = {
   project_id: ProjectId;
   role: DiskRole;
   ordinal: number;
+  /** Tells a disk from the one it replaces. */
+  generation: Generated<number>;
+  standing: Generated<DiskStanding>;
   size_bytes: number;
   storage: StorageFormat | null;
   encryption: EncryptionFormat | null;

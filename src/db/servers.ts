@@ -101,6 +101,11 @@ export async function serversOnHost(db: Queryable, host: HostName): Promise<Serv
     .execute();
 }
 
+/** A server's row in the words of `core`. */
+export function stateOf({ vm_state: vmState, power_state: powerState }: Pick<Server, 'vm_state' | 'power_state'>) {
+  return { vmState, powerState };
+}
+
 /** Nova's name of a server's domain: `instance-` and its number in eight hexadecimal digits. */
 export function instanceName(server: Pick<Server, 'number'>): string {
   return `instance-${server.number.toString(16).padStart(8, '0')}`;

@@ -84,7 +84,8 @@ export class LocalHostAgent implements HostAgent {
     return this.#parts.images.prune(keep);
   }
 
-  async createDisk(disk: DiskSpec, content: DiskContent, key: Secret | null): Promise<void> {
+  async createDisk(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void> {
+    const key = keys.get(disk.id) ?? null;
     const driver = this.#driver(disk.storage);
     await this.#lock(disk);
     const image = content.kind === 'image' ? this.#parts.images.pathOf(content.imageId) : null;
@@ -97,8 +98,11 @@ export class LocalHostAgent implements HostAgent {
     }
     crashPoint('agent.create-disk.formatted');
     if (content.kind === 'blank' || (content.kind === 'image' && overlays)) return;
-    const source = { imageFile: image, runDirectory: this.#parts.runDirectory };
-    await this.#withPlaintext(disk, key, (path) => fillDisk(disk, content, path, source));
+    const { runDirectory } = this.#parts;
+    const fill = (sourceFile: HostPath | null) =>
+      this.#withPlaintext(disk, key, (path) => fillDisk(disk, content, path, { sourceFile, runDirectory }));
+    if (content.kind !== 'disk') return await fill(image);
+    await this.#withPlaintext(content.from, keys.get(content.from.id) ?? null, fill);
   }
 
   async destroyDisk(disk: DiskSpec): Promise<void> {

@@ -62,9 +62,10 @@ export interface HostAgent {
 
   /**
    * Allocates, formats and fills a disk; on return it is locked. *Repeat*: starts over. The caller guarantees that the
-   * disk was never in use, which is what its durable state `key-stored` (or `absent`, when not encrypted) says.
+   * disk was never in use, which is what its durable state `key-stored` (or `absent`, when not encrypted) says, and that
+   * no guest has a disk open whose content it is to get; that one's key is among `keys` too.
    */
-  createDisk(disk: DiskSpec, content: DiskContent, key: Secret | null): Promise<void>;
+  createDisk(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void>;
 
   /** Locks the disk, overwrites its header, removes its medium. Needs no key. */
   destroyDisk(disk: DiskSpec): Promise<void>;

@@ -52,9 +52,9 @@ export async function loadIfPlaced(context: OperationContext, serverId: ServerId
   return { server, disks, agent: context.agent(server.host) };
 }
 
-/** The disks the guest sees, in its order: all but its saved memory. */
+/** The disks the guest sees, in its order: all but its saved memory and what is being replaced. */
 export function guestDisks(disks: readonly Disk[]): Disk[] {
-  return disks.filter((disk) => disk.role !== 'memory');
+  return disks.filter((disk) => disk.role !== 'memory' && disk.standing === 'live');
 }
 
 export function savedMemory(disks: readonly Disk[]): Disk | null {
@@ -77,6 +77,7 @@ export function serverSpec(server: Server, disks: readonly Disk[]): ServerSpec {
 /** What a new disk of this server holds. See Nova: ephemeral disks come with a file system, swap with its signature. */
 export function contentOf(server: Server, disk: Disk): DiskContent {
   switch (disk.role) {
+    case 'rescue':
     case 'root':
       return disk.imageId === null ? { kind: 'blank' } : { kind: 'image', imageId: disk.imageId };
     case 'ephemeral':

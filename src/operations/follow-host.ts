@@ -1,8 +1,9 @@
 import type { Logger } from 'pino';
 import { describeError, NightlatchError } from '#core/errors.ts';
 import type { HostName, ServerId } from '#core/ids.ts';
+import { shouldRun } from '#core/server.ts';
 import { findDisk } from '#db/disks.ts';
-import { findServer, type Server, serversInOperation, serversOnHost } from '#db/servers.ts';
+import { findServer, type Server, serversInOperation, serversOnHost, stateOf } from '#db/servers.ts';
 import type { HostAgent, HostEvent } from '#host/host-agent.ts';
 import { liveLeases } from '#keys/leases.ts';
 import { finishWithFault, type OperationContext, type ServerInput } from '#operations/context.ts';
@@ -133,8 +134,7 @@ export class HostFollower {
    * operation was quicker, so that the caller looks again.
    */
   async #settleIfOdd(server: Server, isRunning: boolean): Promise<boolean> {
-    const shouldRun = server.vm_state === 'active' || server.vm_state === 'paused';
-    if (shouldRun === isRunning) return true;
+    if (shouldRun(stateOf(server)) === isRunning) return true;
     try {
       await this.#parts.operations.act('settle', server.id, {
         requestId: OURSELVES,
@@ -155,8 +155,7 @@ export class HostFollower {
       if (lease.host !== name) continue;
       const disk = await findDisk(context.db, lease.disk_id);
       const server = disk === null ? null : await findServer(context.db, disk.server_id);
-      const mayRun = server?.vm_state === 'active' || server?.vm_state === 'paused';
-      if (mayRun || (server !== null && server.operation !== null)) continue;
+      if ((server !== null && shouldRun(stateOf(server))) || (server !== null && server.operation !== null)) continue;
       await context.keys.close([{ id: lease.disk_id }], OURSELVES);
     }
   }

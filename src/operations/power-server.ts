@@ -1,3 +1,5 @@
+import { shouldRun } from '#core/server.ts';
+import { stateOf } from '#db/servers.ts';
 import {
   finish,
   finishWithFault,
@@ -69,9 +71,8 @@ export function settleServer(context: OperationContext): Operation<ServerInput> 
 
 async function settle(context: OperationContext, input: ServerInput): Promise<void> {
   const { server, agent } = await loadPlaced(context, input.serverId);
-  const shouldRun = server.vm_state === 'active' || server.vm_state === 'paused';
   const { servers } = await agent.inventory();
-  if (shouldRun && servers.some(({ id }) => id === input.serverId)) return;
+  if (shouldRun(stateOf(server)) && servers.some(({ id }) => id === input.serverId)) return;
   await endGuest(context, input, 0);
 }
 

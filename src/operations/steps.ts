@@ -81,7 +81,7 @@ export function createDisks(context: OperationContext, which: (disk: Disk) => bo
       for (const disk of disks.filter(which)) {
         if (disk.state === 'formatted') continue;
         await context.keys.lend([disk], 'create', requestId, (keys) =>
-          agent.createDisk(disk, contentOf(server, disk), keys.get(disk.id) ?? null),
+          agent.createDisk(disk, contentOf(server, disk), keys),
         );
         crashPoint('steps.create-disks.made');
         await context.keys.close([disk], requestId);

@@ -48,7 +48,9 @@ for (const storage of storageUnderTest) {
         await makeDisk(lab, disk, key, overlays ? imageFile : null);
         if (imageFile !== null && overlays) return disk;
         const { runDirectory } = lab;
-        await withPlaintext(lab, disk, key, (path) => fillDisk(disk, content, path, { imageFile, runDirectory }));
+        await withPlaintext(lab, disk, key, (path) =>
+          fillDisk(disk, content, path, { sourceFile: imageFile, runDirectory }),
+        );
         return disk;
       }
       const look = <T>(disk: DiskSpec, use: (path: HostPath) => T | Promise<T>) => withPlaintext(lab, disk, key, use);
@@ -89,7 +91,7 @@ for (const storage of storageUnderTest) {
         await look(disk, async (path) => {
           await using file = await open(path, 'r+');
           for (let at = 0; at < disk.sizeBytes; at += MIB) await file.write(NOISE, 0, MIB, at);
-          const source = { imageFile: null, runDirectory: lab.runDirectory };
+          const source = { sourceFile: null, runDirectory: lab.runDirectory };
           await fillDisk(disk, { kind: 'filesystem', label: 'noisy' }, path, source);
           const { status, text } = tell('e2fsck', '-fn', path);
           assert.equal(status, 0, text);
@@ -154,7 +156,7 @@ test('a config drive takes no file from outside its tree', async () => {
   await lab.driver('raw').create(disk, null);
   for (const path of ['../x', '/etc/x', 'a/../../x', '', 'a//b', '.', 'a\0b']) {
     const content = { kind: 'config-drive', files: [{ path, base64: '' }] } as const;
-    const source = { imageFile: null, runDirectory: lab.runDirectory };
+    const source = { sourceFile: null, runDirectory: lab.runDirectory };
     await assert.rejects(fillDisk(disk, content, lab.driver('raw').attachment(disk).path, source), /relative path/);
   }
 });

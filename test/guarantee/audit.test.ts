@@ -70,7 +70,17 @@ async function keyedDisk(): Promise<Disk> {
   const kind = { storage: 'raw', encrypted: true, encryption: 'luks', image_id: null, host } as const;
   await insertDisks(db, [{ ...row, ...kind, state: 'absent', secret_id: null }]);
   const disk: Disk = {
-    ...{ id, serverId, projectId: project, role: 'root', ordinal: 0, sizeBytes: 1, storage: 'raw' },
+    ...{
+      id,
+      serverId,
+      projectId: project,
+      role: 'root',
+      ordinal: 0,
+      generation: 0,
+      standing: 'live',
+      sizeBytes: 1,
+      storage: 'raw',
+    },
     ...{ encryption: 'luks', host, state: 'absent', secretId: null, imageId: null },
   };
   await new KeyService(db, new LocalKeyStore(db, root)).createKey(disk, 'req-make');

@@ -38,7 +38,16 @@ type Case = { readonly server: ServerSpec; readonly disks: DiskSpec[]; readonly 
 function someServer(format: EncryptionFormat): Case {
   const id = newId<ServerId>();
   const disk = (role: DiskSpec['role'], sizeBytes: number): DiskSpec => {
-    return { id: newId<DiskId>(), serverId: id, role, ordinal: 0, sizeBytes, storage: 'lvm', encryption: format };
+    return {
+      id: newId<DiskId>(),
+      serverId: id,
+      role,
+      ordinal: 0,
+      generation: 0,
+      sizeBytes,
+      storage: 'lvm',
+      encryption: format,
+    };
   };
   const disks = [disk('root', 16 * MIB), disk('ephemeral', 16 * MIB)];
   const keys = new Map(disks.map((each) => [each.id, Secret.generate()]));
@@ -71,7 +80,7 @@ async function assertLocked(): Promise<void> {
 
 async function create({ disks, keys }: Case): Promise<void> {
   for (const disk of disks) {
-    await host.agent.createDisk(disk, { kind: 'filesystem', label: 'x' }, keys.get(disk.id) ?? null);
+    await host.agent.createDisk(disk, { kind: 'filesystem', label: 'x' }, keys);
   }
   await assertLocked();
 }
@@ -117,7 +126,7 @@ test('a server with LUKS2 disks is suspended and comes back; its memory is ciphe
   await create(one);
   const memory: DiskSpec = { ...(disks[0] as DiskSpec), id: newId(), role: 'memory', sizeBytes: 320 * MIB };
   using memoryKey = Secret.generate();
-  await agent.createDisk(memory, { kind: 'blank' }, memoryKey);
+  await agent.createDisk(memory, { kind: 'blank' }, new Map([[memory.id, memoryKey]]));
   await agent.startServer(server, keys);
   await agent.suspendServer(server.id, memory, memoryKey);
   await agent.stopServer(server.id, [...disks, memory], 0);

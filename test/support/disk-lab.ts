@@ -103,6 +103,7 @@ export function someDisk(wanted: Partial<DiskSpec> = {}): DiskSpec {
     serverId: newId<ServerId>(),
     role: 'ephemeral',
     ordinal: 0,
+    generation: 0,
     sizeBytes: 16 * MIB + 512,
     storage: 'raw',
     encryption: 'luks',

@@ -24,9 +24,15 @@ function serverFolder(disksDirectory: string, disk: DiskSpec): string {
   return join(disksDirectory, disk.serverId);
 }
 
-/** What Nova calls a disk of a server. */
+/** What Nova calls a disk of a server; one that replaces another has its generation after it. */
 export function diskName(disk: DiskSpec): string {
+  return disk.generation === 0 ? roleName(disk) : `${roleName(disk)}.g${disk.generation}`;
+}
+
+function roleName(disk: DiskSpec): string {
   switch (disk.role) {
+    case 'rescue':
+      return 'disk.rescue';
     case 'root':
       return 'disk';
     case 'ephemeral':

@@ -13,8 +13,8 @@ const TIMEOUT_MS = 10 * 60_000;
 
 /** What filling a disk needs to know of the host. */
 export type FillSource = {
-  /** The raw image in the cache; needed for the content `image` only. */
-  readonly imageFile: HostPath | null;
+  /** The raw image in the cache, or the plaintext of the disk to copy; needed for those contents only. */
+  readonly sourceFile: HostPath | null;
   /** Memory-backed storage for what must not touch a disk in clear. */
   readonly runDirectory: HostPath;
 };
@@ -39,7 +39,8 @@ export async function fillDisk(
     case 'blank':
       return;
     case 'image':
-      await copyImage(disk, neededImage(source), plaintext, doing);
+    case 'disk':
+      await copyAll(disk, neededSource(source), plaintext, doing);
       break;
     case 'filesystem':
       await makeFilesystem(content.label, plaintext, doing);
@@ -65,16 +66,16 @@ export async function checkImageFits(disk: DiskSpec, imageId: ImageId, imageFile
   throw new NightlatchError('image-invalid', { image: imageId, reason });
 }
 
-function neededImage({ imageFile }: FillSource): HostPath {
-  if (imageFile === null) throw new Error('an image fill needs the image');
-  return imageFile;
+function neededSource({ sourceFile }: FillSource): HostPath {
+  if (sourceFile === null) throw new Error('a copy needs what it is made from');
+  return sourceFile;
 }
 
 /** `-S 0` writes zeros as data instead of discarding; a file just created is zero already and stays sparse. */
-async function copyImage(disk: DiskSpec, image: HostPath, plaintext: HostPath, doing: string): Promise<void> {
+async function copyAll(disk: DiskSpec, source: HostPath, plaintext: HostPath, doing: string): Promise<void> {
   const zeros = disk.encryption === null ? ['--target-is-zero'] : ['-S', '0'];
   const formats = ['-f', 'raw', '-O', 'raw'];
-  await run('qemu-img', ['convert', '-n', ...zeros, ...formats, image, plaintext], {
+  await run('qemu-img', ['convert', '-n', ...zeros, ...formats, source, plaintext], {
     doing,
     timeoutMs: IMAGE_TIMEOUT_MS,
   });

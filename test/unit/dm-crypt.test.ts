@@ -63,7 +63,8 @@ test('damaged bytes are a LUKS2 header or none, never an error', () => {
       const damaged = Buffer.from(bytes);
       damaged.set(noise, at);
       const read = parseLuks2Header(damaged);
-      if (at < 8) assert.ok(read === null || damaged.equals(bytes));
+      const isMarked = damaged.subarray(0, 8).equals(bytes.subarray(0, 8));
+      if (!isMarked) assert.equal(read, null);
       assert.ok(read === null || read.uuid.length === 36);
     }),
   );

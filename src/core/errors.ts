@@ -114,6 +114,11 @@ const catalogue = {
     retry: 'after-change',
     text: '{doing} needs root, to mount file systems and to start guests. Run the service as root.',
   },
+  'privilege-refused': {
+    status: 500,
+    retry: 'never',
+    text: '{doing} was not begun: "{command}" is none of the commands that may run with privilege within the directories ({directories}) and volume groups ({groups}) of this host. Nothing was changed. Please report it.',
+  },
   'run-directory-unfit': {
     status: 500,
     retry: 'after-change',

@@ -6,12 +6,15 @@ import { fileURLToPath } from 'node:url';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
+import { admit } from '#host/grant.ts';
 import { keyPipe } from '#host/key-pipe.ts';
+import type { GivenInput } from '#host/privilege.ts';
+import type { PrivilegedProgram } from '#host/privileged-shapes.ts';
 
 /**
  * The only file that starts a program. Every program is named here with the Debian package that brings it; arguments
  * are a list, never a shell line; the environment is empty but for `PATH` and `LC_ALL=C`; a key reaches a program by
- * standard input or by descriptor 3, never by its arguments.
+ * standard input or by descriptor 3, never by its arguments. Those in privileged-shapes.ts run by its shapes only.
  */
 const programs = {
   cryptsetup: 'cryptsetup-bin',
@@ -94,21 +97,34 @@ const KILL_AFTER_MS = 2000;
 /**
  * Runs a program to its end.
  *
- * @throws program-missing; disk-full, when it says so; program-failed, with its exit code and the end of its stderr.
+ * @throws program-missing; disk-full, when it says so; program-failed, with its exit code and the end of its stderr;
+ * privilege-refused.
  */
 export async function run(program: Program, args: readonly string[], options: RunOptions): Promise<Outcome> {
-  const child = start(program, args, options);
+  admit(program, args, inputOf(options), options.doing);
+  const child = spawnProgram(program, args, options);
   const outcome = await finish(child, program, options);
   if (outcome.code === 0 || options.tolerate?.includes(outcome.code)) return outcome;
   throw failure(program, options.doing, outcome);
 }
 
-/** Starts a program that stays. Its standard output and error are the caller's to read. */
+function inputOf({ stdin, input }: RunOptions): GivenInput {
+  if (stdin) return { kind: 'key' };
+  return input === undefined ? { kind: 'none' } : { kind: 'text', text: input };
+}
+
+type Given = Pick<RunOptions, 'stdin' | 'fd3' | 'input' | 'cwd'>;
+
+/** Starts a program that stays, and needs no privilege. Its standard output and error are the caller's to read. */
 export function start(
-  program: Program,
+  program: Exclude<Program, PrivilegedProgram>,
   args: readonly string[],
-  options: Pick<RunOptions, 'stdin' | 'fd3' | 'input' | 'cwd'>,
+  options: Given,
 ): ChildProcess {
+  return spawnProgram(program, args, options);
+}
+
+function spawnProgram(program: Program, args: readonly string[], options: Given): ChildProcess {
   const keyFd = options.fd3 ? keyPipe(options.fd3) : null;
   try {
     const child = spawn(program, args, {
@@ -136,7 +152,7 @@ export function start(
  * @throws program-missing.
  */
 export async function startDaemon(
-  program: Program,
+  program: Exclude<Program, PrivilegedProgram>,
   args: readonly string[],
   doing: string,
   log: HostPath,

@@ -4,10 +4,12 @@ import type { Config } from '#config/schema.ts';
 import { describeError } from '#core/errors.ts';
 import type { HostName } from '#core/ids.ts';
 import { LocalHostAgent } from '#host/agent.ts';
+import { grantPrivilege } from '#host/grant.ts';
 import { LibvirtHypervisor } from '#host/hypervisor/libvirt/driver.ts';
 import { PrivateLibvirt } from '#host/hypervisor/libvirt/private-daemon.ts';
 import { chooseVirtType } from '#host/hypervisor/libvirt/probe-kvm.ts';
 import { ImageCache } from '#host/image-cache.ts';
+import type { Bounds } from '#host/privilege.ts';
 import { prepareRunDirectory, releaseRunDirectory } from '#host/run-directory.ts';
 import { openLocalStorage } from '#main/local-storage.ts';
 import type { StatePaths } from '#main/state-paths.ts';
@@ -22,6 +24,7 @@ const SYSTEM_LIBVIRTD_PID_FILE = '/run/libvirtd.pid';
 export async function openLocalHost(config: Config, paths: StatePaths, log: Logger): Promise<LocalHost> {
   await using undo = new AsyncDisposableStack();
   for (const folder of [paths.disks, paths.storageCache]) await mkdir(folder, { recursive: true, mode: 0o700 });
+  grantPrivilege(privilegeOf(config));
   const storage = await openLocalStorage(config, paths);
   await prepareRunDirectory(paths.run);
   const libvirt = await openLibvirt(config, paths, log);
@@ -63,4 +66,14 @@ async function openLibvirt(config: Config, paths: StatePaths, log: Logger) {
       log.error({ err: error }, `the private libvirt cannot be kept running: ${describeError(error)}`),
   });
   return { daemon, address: { uri: daemon.uri, libvirtdPidFile: daemon.libvirtdPidFile } };
+}
+
+/** What privileged commands may touch on a host with this configuration, and nothing more. */
+function privilegeOf({ DEFAULT: { state_path }, libvirt }: Config): Bounds {
+  const named = (name: string) => (name === '' ? [] : [name]);
+  return {
+    directories: [state_path],
+    volumeGroups: named(libvirt.images_volume_group),
+    thinPools: named(libvirt.images_thin_pool),
+  };
 }

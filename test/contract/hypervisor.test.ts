@@ -7,6 +7,7 @@ import { NightlatchError } from '#core/errors.ts';
 import { type HostPath, newId, type ServerId } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
 import { run } from '#host/exec.ts';
+import { grantPrivilege } from '#host/grant.ts';
 import type { DomainDisk, DomainKey, DomainSpec, HypervisorEvent } from '#host/hypervisor/hypervisor.ts';
 import { secretXml } from '#host/hypervisor/libvirt/domain-xml.ts';
 import { LibvirtHypervisor } from '#host/hypervisor/libvirt/driver.ts';
@@ -26,6 +27,7 @@ describe('a hypervisor (libvirt, real guests)', { timeout: 240_000 }, () => {
 
   before(async () => {
     data = await mkdtemp('/tmp/nl-hv-');
+    grantPrivilege({ directories: [data] });
     libvirt = await startLibvirt();
     hypervisor = await LibvirtHypervisor.open({
       uri: libvirt.uri,

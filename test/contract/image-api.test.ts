@@ -12,6 +12,7 @@ import { findImage } from '#db/images.ts';
 import { run } from '#host/exec.ts';
 import { FileImageStore } from '#images/builtin/file-image-store.ts';
 import { type ApiLab, type Person, type Sent, startApiLab } from '#test/support/api-lab.ts';
+import { command } from '#test/support/command.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
 let lab: ApiLab;
@@ -402,7 +403,7 @@ describe('an upload that is not what it claims', () => {
     await writeFile(file, Buffer.alloc(4 * 1024 * 1024));
     using stdin = Secret.generate();
     const args = ['luksFormat', '-q', '--type', 'luks1', '--pbkdf-force-iterations', '1000', '--key-file=-', file];
-    await run('cryptsetup', args, { doing: 'Making a LUKS file', stdin });
+    command('cryptsetup', args, { stdin });
     const id = await create(lab.alice);
     const answer = await upload(lab.alice, id, await readFile(file));
     assert.equal(answer.statusCode, 400, answer.body);
@@ -499,9 +500,9 @@ describe('a full disk', () => {
     await using undo = new AsyncDisposableStack();
     const small = await mkdtemp('/var/tmp/nightlatch-small-');
     undo.defer(() => rm(small, { recursive: true, force: true }));
-    await run('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', small], { doing: 'Mounting a small disk' });
-    undo.defer(async () => {
-      await run('umount', [small], { doing: 'Unmounting it' });
+    command('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', small]);
+    undo.defer(() => {
+      command('umount', [small]);
     });
     const tiny = undo.use(await startApiLab({ imageDirectory: small }));
     const { token } = tiny.alice;

@@ -3,6 +3,7 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
+import { grantPrivilege } from '#host/grant.ts';
 import { boots, chooseVirtType } from '#host/hypervisor/libvirt/probe-kvm.ts';
 import { mountAt, parseMountInfo } from '#host/mount-info.ts';
 import { prepareRunDirectory, releaseRunDirectory } from '#host/run-directory.ts';
@@ -12,6 +13,7 @@ describe('a run directory', () => {
   let directory: HostPath;
   before(async () => {
     data = await mkdtemp('/tmp/nl-run-');
+    grantPrivilege({ directories: [data] });
     directory = `${data}/run dir` as HostPath;
   });
   after(async () => {

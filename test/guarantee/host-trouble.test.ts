@@ -14,6 +14,7 @@ import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
 import { readRootKey } from '#keys/local/root-key.ts';
 import { wrap } from '#keys/local/wrap.ts';
+import { command } from '#test/support/command.ts';
 import { SmallDisk } from '#test/support/small-disk.ts';
 import { TroubleLab } from '#test/support/trouble-lab.ts';
 import { waitUntil } from '#test/support/wait.ts';
@@ -406,7 +407,7 @@ describe('a host without cryptsetup', { timeout: 600_000 }, () => {
     const prepare = async (state: string) => {
       // Mounted out here too, so that the sockets in it can be reached from here.
       await mkdir(join(state, 'run'), { recursive: true });
-      await run('mount', ['-t', 'tmpfs', 'nightlatch', join(state, 'run')], { doing: 'Mounting memory' });
+      command('mount', ['-t', 'tmpfs', 'nightlatch', join(state, 'run')]);
     };
     return await TroubleLab.open({ imagesType: 'raw', wrapper, prepare });
   }

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { run } from '#host/exec.ts';
+import { command } from '#test/support/command.ts';
 import { CrashLab } from '#test/support/crash-lab.ts';
 
 /*
@@ -22,12 +22,11 @@ describe('an operation that fails', { timeout: 1_800_000 }, () => {
   /** While `work` runs, no guest can start: QEMU has nowhere to put its serial console. */
   const withoutConsoles = async (work: () => Promise<void>): Promise<void> => {
     const folder = join(lab.service.stateDirectory, 'run/tty');
-    const doing = `Covering ${folder}`;
-    await run('mount', ['-t', 'tmpfs', '-o', 'ro', 'none', folder], { doing });
+    command('mount', ['-t', 'tmpfs', '-o', 'ro', 'none', folder]);
     try {
       await work();
     } finally {
-      await run('umount', [folder], { doing });
+      command('umount', [folder]);
     }
   };
 

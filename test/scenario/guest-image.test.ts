@@ -16,6 +16,7 @@ import {
 } from '#cli/guest-image/guest-script.ts';
 import { SerialConsole } from '#cli/guest-image/serial-console.ts';
 import { run, start } from '#host/exec.ts';
+import { command } from '#test/support/command.ts';
 
 const MIB = 1024 * 1024;
 const BOOT_MS = 120_000;
@@ -133,9 +134,9 @@ async function makeServer(name: string, userData: string, options: { format?: 'r
   if (format === 'raw') await copyFile(image.path, paths.root);
   else await run('qemu-img', ['convert', '-O', 'qcow2', image.path, paths.root], { doing: 'Making the root disk' });
   await makeBlank(paths.ephemeral, 16 * MIB);
-  await run('mkfs.ext4', ['-q', '-F', '-L', 'ephemeral0', paths.ephemeral], { doing: 'Making the ephemeral disk' });
+  command('mkfs.ext4', ['-q', '-F', '-L', 'ephemeral0', paths.ephemeral]);
   await makeBlank(paths.swap, 8 * MIB);
-  await run('mkswap', [paths.swap], { doing: 'Making the swap disk' });
+  command('mkswap', [paths.swap]);
   await writeMetadata(join(home, 'drive'), { uuid: INSTANCE, hostname: `${name}.example` });
   await writeFile(join(home, 'drive/openstack/latest/user_data'), userData);
   if (options.vfat) await makeFatDrive(paths.drive, join(home, 'drive/openstack'));

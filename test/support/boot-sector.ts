@@ -3,6 +3,7 @@ import { stat, truncate, writeFile } from 'node:fs/promises';
 import type { HostPath } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import { run, start } from '#host/exec.ts';
+import { command } from '#test/support/command.ts';
 
 /**
  * A guest of 512 bytes, up in a fraction of a second. On the first serial port it prints `READY` and a line feed, and
@@ -66,7 +67,7 @@ export async function formatLuks(path: HostPath, key: Secret, sizeBytes: number)
   await truncate(path, PAYLOAD_SECTORS * 512 + sizeBytes);
   const format = ['luksFormat', '-q', '--type', 'luks1', '--offset', String(PAYLOAD_SECTORS)];
   const cheap = ['--pbkdf-force-iterations', '1000', '--key-file', '-', path];
-  await run('cryptsetup', [...format, ...cheap], { doing: `Formatting ${path}`, stdin: key });
+  command('cryptsetup', [...format, ...cheap], { stdin: key });
 }
 
 /** Shows the data of a LUKS1 container as the file `path`, until disposed. */

@@ -1,8 +1,8 @@
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { HostPath } from '#core/ids.ts';
-import { run } from '#host/exec.ts';
 import { parseMountInfo } from '#host/mount-info.ts';
+import { command } from '#test/support/command.ts';
 
 const PATIENCE_MS = 10_000;
 
@@ -17,7 +17,7 @@ export async function destroyState(directory: string): Promise<void> {
     await sleep(50);
   }
   for (const path of await mountsBelow(directory)) {
-    await run('umount', ['-l', path], { doing: `Unmounting ${path}`, tolerate: [32] });
+    command('umount', ['-l', path], { tolerate: [32] });
   }
 }
 

@@ -16,6 +16,7 @@ import { plainEncryptor, plainNote } from '#host/encryption/dm-crypt/plain.ts';
 import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
 import { FuseExports } from '#host/fuse-exports.ts';
+import { grantPrivilege } from '#host/grant.ts';
 import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { exposePlainDisk } from '#host/storage/plaintext.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
@@ -63,6 +64,11 @@ export async function diskLab(disksDirectory?: string, cacheDirectory?: string):
   const exports = new FuseExports({ runDirectory });
   const group = process.env.NIGHTLATCH_TEST_VOLUME_GROUP ?? '';
   const thinPool = process.env.NIGHTLATCH_TEST_THIN_POOL ?? null;
+  grantPrivilege({
+    directories: [paths.disksDirectory, runDirectory],
+    volumeGroups: group === '' ? [] : [group],
+    thinPools: thinPool === null ? [] : [thinPool],
+  });
   const drivers = {
     raw: rawStorage(paths),
     qcow2: qcow2Storage(paths),

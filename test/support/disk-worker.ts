@@ -11,6 +11,7 @@ import type { HostPath } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
 import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
 import { FuseExports } from '#host/fuse-exports.ts';
+import { grantPrivilege } from '#host/grant.ts';
 import { fillDisk } from '#host/storage/fill.ts';
 import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
@@ -20,6 +21,10 @@ const [verb, disksDirectory, cacheDirectory, runDirectory, json = ''] = process.
 if (!disksDirectory || !cacheDirectory || !runDirectory) throw new Error('usage: see above');
 const disk = JSON.parse(json) as DiskSpec;
 using key = Secret.adopt(readFileSync(0));
+grantPrivilege({
+  directories: [disksDirectory, runDirectory],
+  volumeGroups: [process.env.NIGHTLATCH_TEST_VOLUME_GROUP ?? ''],
+});
 const exports = new FuseExports({ runDirectory });
 const encryptor = luksEncryptor({ runDirectory, exports });
 const volumeGroup = process.env.NIGHTLATCH_TEST_VOLUME_GROUP ?? '';

@@ -2,6 +2,7 @@ import { mkdir, rm, statfs, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { GIB } from '#core/sizes.ts';
 import { run } from '#host/exec.ts';
+import { command } from '#test/support/command.ts';
 
 const doing = 'Preparing a file system for a test';
 
@@ -23,8 +24,8 @@ export class SmallDisk {
     await mkdir(root, { recursive: true });
     await writeFile(image, '');
     await truncate(image, 8 * GIB);
-    await run('mkfs.ext4', ['-q', '-F', '-m', '0', '-O', '^has_journal', image], { doing });
-    await run('mount', ['-o', 'loop', image, root], { doing });
+    command('mkfs.ext4', ['-q', '-F', '-m', '0', '-O', '^has_journal', image]);
+    command('mount', ['-o', 'loop', image, root]);
     return new SmallDisk(root);
   }
 
@@ -33,7 +34,7 @@ export class SmallDisk {
     const folder = join(this.#root, path.replaceAll('/', '-'));
     await mkdir(folder, { mode: 0o700 });
     await mkdir(path, { recursive: true, mode: 0o711 });
-    await run('mount', ['--bind', folder, path], { doing });
+    command('mount', ['--bind', folder, path]);
   }
 
   /** Fills it up, but for this many bytes, rounded down to whole blocks. */

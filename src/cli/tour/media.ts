@@ -6,6 +6,7 @@ import { Secret } from '#core/secret.ts';
 import { LUKS1_HEADER_BYTES } from '#core/sizes.ts';
 import { run } from '#host/exec.ts';
 import { ignoring, readUpTo } from '#host/files.ts';
+import { grantPrivilege } from '#host/grant.ts';
 import { findEncryptionHeader, LONGEST_QCOW2_HEADER } from '#host/storage/qcow2/header.ts';
 
 /** One disk of a server as it lies on the host: a file, and where its LUKS header is within. */
@@ -66,6 +67,7 @@ export async function dumpHeader(header: Buffer): Promise<LuksDump | null> {
   const folder = await mkdtemp(join(tmpdir(), 'nightlatch-tour-'));
   try {
     const path = join(folder, 'header');
+    grantPrivilege({ directories: [folder] });
     await writeFile(path, header, { mode: 0o600 });
     // Exit code 1: "Device … is not a valid LUKS device."
     const { code, stdout } = await run('cryptsetup', ['luksDump', path], {

@@ -12,7 +12,7 @@ export type LvmOptions = {
   readonly volumeGroup: string;
   /** A thin pool in it that disks take their room from as they are written; null: they take it whole. */
   readonly thinPool: string | null;
-  /** What to note at a disk's volume when it is made (see `HeaderRegion.note`); letters, digits and `_+.-/=!:&#`. */
+  /** What to note at a disk's volume when it is made (see `HeaderRegion.note`); letters, digits and `_+.:-`. */
   readonly noteOf: (disk: DiskSpec) => string | null;
 };
 

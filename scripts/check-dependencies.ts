@@ -12,7 +12,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   identity: ['identity', 'db', 'core'],
   images: ['images', 'db', 'core', 'host/exec.ts', 'host/files.ts'],
   operations: ['operations', 'keys', 'placement', 'db', 'core', 'host/host-agent.ts'],
-  api: ['api', 'operations/server-operations.ts', 'identity', 'images', 'db', 'core'],
+  api: ['api', 'operations/server-operations.ts', 'operations/host-operations.ts', 'identity', 'images', 'db', 'core'],
   host: ['host', 'core'],
   config: ['config', 'core'],
   observe: ['observe', 'core'],

@@ -7,6 +7,14 @@ export const catalogServices = {
   compute: { type: 'compute', name: 'nova', prefix: '/compute', path: '/compute/v2.1' },
 } as const satisfies Record<string, CatalogService>;
 
+/** Ours, beside OpenStack's: served, and in no token's catalog. */
+export const operatorCatalog = {
+  type: 'nightlatch',
+  name: 'nightlatch',
+  prefix: '/nightlatch',
+  path: '/nightlatch/v1',
+} as const satisfies CatalogService;
+
 export type CatalogService = {
   readonly type: string;
   readonly name: string;

@@ -1,6 +1,7 @@
 import { Command, Option } from 'commander';
 import { listAudit, verifyAuditLog } from '#cli/audit.ts';
 import { doctor } from '#cli/doctor.ts';
+import { lockHost } from '#cli/host-lock.ts';
 import { listHostsCommand } from '#cli/hosts.ts';
 import { listLeases } from '#cli/leases.ts';
 import { serve } from '#cli/serve.ts';
@@ -54,14 +55,21 @@ function buildProgram(): Command {
     .description('check that no record was changed, moved or removed')
     .addOption(config)
     .action(ending(verifyAuditLog));
-  program
-    .command('host')
-    .description('compute hosts')
+  const host = program.command('host').description('compute hosts');
+  host
     .command('list')
     .description('the hosts with their traits')
     .addOption(config)
     .addOption(format)
     .action(ending(listHostsCommand));
+  host
+    .command('lock')
+    .description('end every guest on this host at once and lock everything')
+    .requiredOption('--all', 'say that everything is meant')
+    .option('--yes', 'do not ask', false)
+    .addOption(config)
+    .addOption(format)
+    .action(ending(lockHost));
   return program;
 }
 

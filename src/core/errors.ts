@@ -98,6 +98,16 @@ const catalogue = {
     text: '{doing} failed: no space left on {where}. Free space there, then try again.',
   },
   'image-invalid': { status: 400, retry: 'after-change', text: 'Image {image} was refused: {reason}.' },
+  'host-locked': {
+    status: 409,
+    retry: 'after-change',
+    text: '{doing} was not begun: host {host} is being locked, guests and disks. Try again when that has ended.',
+  },
+  'host-not-locked': {
+    status: 500,
+    retry: 'later',
+    text: 'Locking host {host} is not complete: {reason}. Nothing new is unlocked there. Lock it again, or switch it off.',
+  },
   'program-missing': {
     status: 500,
     retry: 'after-change',

@@ -15,9 +15,11 @@ import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import { hasProgram, type Program } from '#host/exec.ts';
 import { ignoring, removeFolderIfEmpty } from '#host/files.ts';
 import type { FuseExports } from '#host/fuse-exports.ts';
+import type { Gate } from '#host/gate.ts';
 import type { DiskKeys, HostAgent, HostEvent, HostFacts, HostInventory, ServerSpec } from '#host/host-agent.ts';
 import type { DomainKey, DomainSpec, Hypervisor } from '#host/hypervisor/hypervisor.ts';
 import type { ImageCache } from '#host/image-cache.ts';
+import { lockEverything } from '#host/lock-down.ts';
 import { isCompleteSave } from '#host/saved-memory.ts';
 import { clearScratch } from '#host/scratch.ts';
 import { checkImageFits, fillDisk } from '#host/storage/fill.ts';
@@ -42,6 +44,10 @@ export type HostParts = {
   readonly exports: FuseExports;
   readonly images: ImageCache;
   readonly hypervisor: Hypervisor;
+  /** Closed while the host is being locked. */
+  readonly gate: Gate;
+  /** Where the logical volumes are, if disks may be some. */
+  readonly volumeGroup: string | null;
 };
 
 /** The programs without which this host cannot encrypt. */
@@ -84,7 +90,11 @@ export class LocalHostAgent implements HostAgent {
     return this.#parts.images.prune(keep);
   }
 
-  async createDisk(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void> {
+  createDisk(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void> {
+    return this.#parts.gate.admit(`Creating disk ${disk.id}`, () => this.#create(disk, content, keys));
+  }
+
+  async #create(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void> {
     const key = keys.get(disk.id) ?? null;
     const driver = this.#driver(disk.storage);
     await this.#lock(disk);
@@ -211,6 +221,21 @@ export class LocalHostAgent implements HostAgent {
     await clearScratch(runDirectory);
   }
 
+  async lockDown(): Promise<void> {
+    const { name, gate, disksDirectory, volumeGroup, runDirectory } = this.#parts;
+    await gate.close();
+    await lockEverything(name, { ...this.#parts, places: { disksDirectory, volumeGroup } }, () => gate.inside);
+    await clearScratch(runDirectory);
+  }
+
+  liftLockDown(): Promise<void> {
+    return this.#parts.gate.open();
+  }
+
+  isLockedDown(): Promise<boolean> {
+    return this.#parts.gate.isClosed();
+  }
+
   onEvent(listener: (event: HostEvent) => void): () => void {
     return this.#parts.hypervisor.onEvent((event) => {
       if (event.kind === 'reconnected') listener({ kind: 'look-again' });
@@ -231,7 +256,15 @@ export class LocalHostAgent implements HostAgent {
    * Unlocks the disks that the guest sees as block devices, gives the domain and the keys of the others to `act`, and
    * locks again when that fails. When it is not known whether the guest runs, they stay for `stopServer`, which ends it.
    */
-  async #withGuestDisks(
+  #withGuestDisks(
+    server: ServerSpec,
+    keys: DiskKeys,
+    act: (domain: DomainSpec, keys: readonly DomainKey[]) => Promise<void>,
+  ): Promise<void> {
+    return this.#parts.gate.admit(`Starting server ${server.id}`, () => this.#unlockAndAct(server, keys, act));
+  }
+
+  async #unlockAndAct(
     server: ServerSpec,
     keys: DiskKeys,
     act: (domain: DomainSpec, keys: readonly DomainKey[]) => Promise<void>,
@@ -322,7 +355,11 @@ export class LocalHostAgent implements HostAgent {
     }
   }
 
-  async #withPlaintext(disk: DiskSpec, key: Secret | null, use: (path: HostPath) => Promise<void>): Promise<void> {
+  #withPlaintext(disk: DiskSpec, key: Secret | null, use: (path: HostPath) => Promise<void>): Promise<void> {
+    return this.#parts.gate.admit(`Unlocking disk ${disk.id}`, () => this.#unlockAndUse(disk, key, use));
+  }
+
+  async #unlockAndUse(disk: DiskSpec, key: Secret | null, use: (path: HostPath) => Promise<void>): Promise<void> {
     try {
       const path =
         disk.encryption === null

@@ -104,5 +104,16 @@ export interface HostAgent {
   /** Locks what is unlocked though nothing needs it: strays of a crash. Called before anything else at start. */
   lockStrays(): Promise<void>;
 
+  /**
+   * Ends every guest at once, with or without libvirt's help, and locks every disk. On return nothing on the host is
+   * unlocked, and until `liftLockDown`, also over restarts, every verb that would unlock something throws host-locked;
+   * those under way have ended. *Repeat*: fine. *Throws* host-not-locked; the host stays closed then.
+   */
+  lockDown(): Promise<void>;
+  /** *Repeat*: fine. */
+  liftLockDown(): Promise<void>;
+  /** Whether a lock-down was begun and not lifted. */
+  isLockedDown(): Promise<boolean>;
+
   onEvent(listener: (event: HostEvent) => void): () => void;
 }

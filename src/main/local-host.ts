@@ -4,6 +4,7 @@ import type { Config } from '#config/schema.ts';
 import { describeError } from '#core/errors.ts';
 import type { HostName } from '#core/ids.ts';
 import { LocalHostAgent } from '#host/agent.ts';
+import { Gate } from '#host/gate.ts';
 import { grantPrivilege } from '#host/grant.ts';
 import { LibvirtHypervisor } from '#host/hypervisor/libvirt/driver.ts';
 import { PrivateLibvirt } from '#host/hypervisor/libvirt/private-daemon.ts';
@@ -32,8 +33,9 @@ export async function openLocalHost(config: Config, paths: StatePaths, log: Logg
   const { virtType, reason } = await chooseVirtType(config.libvirt.virt_type, { runDirectory: paths.run });
   log.info({ virtType }, `guests run under ${virtType}: ${reason}`);
   const hypervisor = undo.use(await LibvirtHypervisor.open({ ...libvirt.address, runDirectory: paths.run, virtType }));
+  const name = config.DEFAULT.host as HostName;
   const agent = new LocalHostAgent({
-    name: config.DEFAULT.host as HostName,
+    name,
     virtType,
     storage: config.libvirt.images_type,
     defaultEncryptionFormat: config.ephemeral_storage_encryption.default_format,
@@ -42,6 +44,8 @@ export async function openLocalHost(config: Config, paths: StatePaths, log: Logg
     ...storage,
     images: new ImageCache(paths.imageCache),
     hypervisor,
+    gate: new Gate(name, paths.lockDown),
+    volumeGroup: config.libvirt.images_volume_group || null,
   });
   const owned = undo.move();
   const close = async () => {
@@ -69,7 +73,7 @@ async function openLibvirt(config: Config, paths: StatePaths, log: Logger) {
 }
 
 /** What privileged commands may touch on a host with this configuration, and nothing more. */
-function privilegeOf({ DEFAULT: { state_path }, libvirt }: Config): Bounds {
+export function privilegeOf({ DEFAULT: { state_path }, libvirt }: Config): Bounds {
   const named = (name: string) => (name === '' ? [] : [name]);
   return {
     directories: [state_path],

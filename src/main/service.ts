@@ -5,6 +5,7 @@ import { catalogServices } from '#api/catalog.ts';
 import { computeService } from '#api/compute/service.ts';
 import { identityService } from '#api/identity/service.ts';
 import { imageService } from '#api/image/service.ts';
+import { operatorService } from '#api/operator/service.ts';
 import { buildApi } from '#api/server.ts';
 import type { Config } from '#config/schema.ts';
 import { describeError } from '#core/errors.ts';
@@ -19,11 +20,13 @@ import { LocalKeyStore } from '#keys/local/key-store.ts';
 import { readRootKey } from '#keys/local/root-key.ts';
 import { updateAuthUrl, writeCloudsYaml } from '#main/clouds-yaml.ts';
 import { openLocalHost } from '#main/local-host.ts';
+import { noteServiceProcess } from '#main/service-process.ts';
 import { openState, type State } from '#main/state.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { DurableServerOperations, serverOperations } from '#operations/durable-server-operations.ts';
 import { Engine } from '#operations/engine.ts';
 import { HostFollower } from '#operations/follow-host.ts';
+import { HostLocker } from '#operations/lock-host.ts';
 
 const REGION = 'RegionOne';
 
@@ -45,6 +48,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
     sizeCapBytes: config.DEFAULT.image_size_cap,
   });
   const { agent } = undo.use(await openLocalHost(config, state.paths, log));
+  await noteServiceProcess(state.paths);
   const name = config.DEFAULT.host as HostName;
 
   const engine = new Engine(state.pool, log);
@@ -59,6 +63,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
   for (const operation of serverOperations(context)) engine.register(operation);
   const operations = new DurableServerOperations(context, engine);
   const follower = new HostFollower({ context, engine, operations, log });
+  const locker = new HostLocker({ context, operations, follower });
 
   await agent.lockStrays();
   await reportHost(state, name, agent);
@@ -71,13 +76,24 @@ export async function startService(config: Config, log: Logger): Promise<Service
   undo.defer(() => engine.stop());
   await follower.resumeOperations();
   await follower.reconcile(name, agent);
+  await finishLocking(locker, name, log);
 
-  const api = undo.adopt(buildServices(config, state, images, operations, log), (app) => app.close());
+  const api = undo.adopt(buildServices(config, state, images, { operations, hosts: locker }, log), (app) =>
+    app.close(),
+  );
   const url = await listen(api, config);
   await keepLogin(state, url);
   const owned = undo.move();
   const { lost, paths } = state;
   return { url, cloudsFile: paths.clouds, lost, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+}
+
+/** When that fails the host stays closed: servers are served, and none can be started. */
+async function finishLocking(locker: HostLocker, host: HostName, log: Logger): Promise<void> {
+  const tell = (line: string) => log.warn({ host }, `locking host ${host}: ${line}`);
+  await locker.finish(host, 'req-nightlatch-lock', tell).catch((error: unknown) => {
+    log.error({ host, err: error }, `locking host ${host} failed: ${describeError(error)}`);
+  });
 }
 
 async function reportHost(state: State, name: HostName, agent: LocalHostAgent): Promise<void> {
@@ -99,7 +115,7 @@ function buildServices(
   config: Config,
   { db }: State,
   images: FileImageStore,
-  operations: DurableServerOperations,
+  { operations, hosts }: { readonly operations: DurableServerOperations; readonly hosts: HostLocker },
   log: Logger,
 ): FastifyInstance {
   const identity = new BuiltinIdentity(db, { tokenLifetimeSeconds: config.token.expiration });
@@ -110,6 +126,7 @@ function buildServices(
       identityService({ db, identity, services, region: REGION, publicUrl }),
       imageService({ db, identity, images, publicUrl }),
       computeService({ db, identity, images, operations, publicUrl }),
+      operatorService({ db, identity, hosts }),
     ],
     publicUrl,
     logger: log,

@@ -18,8 +18,12 @@ export function statePaths(directory: string) {
     imageCache: at('cache/images'),
     libvirtCache: at('cache/libvirt'),
     storageCache: at('cache/storage'),
+    /** There while the host is being locked. */
+    lockDown: at('lock-down'),
     /** A memory file system: sockets, consoles, unlocked disks. Gone after a reboot. */
     run: at('run'),
+    /** Which process serves. */
+    serviceProcess: at('run/service'),
   } as const;
 }
 

@@ -1,7 +1,8 @@
-import { catalogServices } from '#api/catalog.ts';
+import { catalogServices, operatorCatalog } from '#api/catalog.ts';
 import { computeService } from '#api/compute/service.ts';
 import { identityService } from '#api/identity/service.ts';
 import { imageService } from '#api/image/service.ts';
+import { operatorService } from '#api/operator/service.ts';
 import { buildApi } from '#api/server.ts';
 
 /** A route as it was registered: its path with `:parameters`, whether it asks for a token, whether it takes JSON. */
@@ -22,23 +23,26 @@ export async function allRoutes(): Promise<Route[]> {
   const identity = { db: nothing, identity: nothing, services: [], region: '', publicUrl: null };
   const image = { db: nothing, identity: nothing, images: nothing, publicUrl: null };
   const compute = { ...image, operations: nothing };
-  const services = [identityService(identity), imageService(image), computeService(compute)].map((service) => ({
-    ...service,
-    routes: async (...[app, options]: Parameters<typeof service.routes>) => {
-      app.addHook('onRoute', ({ method, url, config, schema }) => {
-        for (const one of [method].flat()) {
-          if (one === 'HEAD') continue;
-          routes.push({
-            method: one,
-            path: url,
-            isPublic: config?.public === true,
-            takesJson: schema?.body !== undefined,
-          });
-        }
-      });
-      await service.routes(app, options);
-    },
-  }));
+  const operator = operatorService({ ...image, hosts: nothing });
+  const services = [identityService(identity), imageService(image), computeService(compute), operator].map(
+    (service) => ({
+      ...service,
+      routes: async (...[app, options]: Parameters<typeof service.routes>) => {
+        app.addHook('onRoute', ({ method, url, config, schema }) => {
+          for (const one of [method].flat()) {
+            if (one === 'HEAD') continue;
+            routes.push({
+              method: one,
+              path: url,
+              isPublic: config?.public === true,
+              takesJson: schema?.body !== undefined,
+            });
+          }
+        });
+        await service.routes(app, options);
+      },
+    }),
+  );
   const app = buildApi({ services, publicUrl: null });
   await app.ready();
   await app.close();
@@ -46,4 +50,6 @@ export async function allRoutes(): Promise<Route[]> {
 }
 
 /** The services whose routes `allRoutes` knows; the service's own list at `/` has to be this one. */
-export const knownServices: readonly string[] = Object.values(catalogServices).map(({ type }) => type);
+export const knownServices: readonly string[] = [...Object.values(catalogServices), operatorCatalog].map(
+  ({ type }) => type,
+);

@@ -26,6 +26,8 @@ export type LibvirtOptions = {
   readonly runDirectory: HostPath;
   /** `chooseVirtType` knows. */
   readonly virtType: 'kvm' | 'qemu';
+  /** How long its first connection may take; long, unless told. */
+  readonly connectTimeoutMs?: number;
 };
 
 /** Secrets of ours are filed under this, so that those of others are left alone. */
@@ -67,8 +69,9 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
   static async open(options: LibvirtOptions): Promise<LibvirtHypervisor> {
     const hypervisor = new LibvirtHypervisor(options);
     try {
-      await hypervisor.#feed.connected(CONNECT_TIMEOUT_MS);
-      await hypervisor.#pool.call('ping', [], { doing: 'Connecting to libvirt' });
+      const timeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
+      await hypervisor.#feed.connected(timeoutMs);
+      await hypervisor.#pool.call('ping', [], { doing: 'Connecting to libvirt', timeoutMs });
       return hypervisor;
     } catch (error) {
       await hypervisor[Symbol.asyncDispose]();

@@ -59,6 +59,22 @@ export class PrivateLibvirt implements AsyncDisposable {
     return libvirt;
   }
 
+  /** Whether a libvirtd of this run directory runs, whoever started it. */
+  static async runs(options: PrivateLibvirtOptions): Promise<boolean> {
+    return (await new PrivateLibvirt(options).#pid('libvirtd')) !== null;
+  }
+
+  /** How to reach the one of this run directory, started or not. */
+  static addressIn(options: PrivateLibvirtOptions): { readonly uri: string; readonly libvirtdPidFile: HostPath } {
+    const { uri, libvirtdPidFile } = new PrivateLibvirt(options);
+    return { uri, libvirtdPidFile };
+  }
+
+  /** Ends the daemons that a service which is gone left running, also those that hang; guests run on. *Repeat*: fine. */
+  static async endLeftOver(options: PrivateLibvirtOptions): Promise<void> {
+    await new PrivateLibvirt(options).stop();
+  }
+
   /** What a libvirt client connects to. */
   get uri(): string {
     return `qemu+unix:///system?socket=${encodeURIComponent(this.#socket('libvirtd'))}`;

@@ -1,0 +1,57 @@
+import { readdir, readFile } from 'node:fs/promises';
+import { isUuid, type ServerId } from '#core/ids.ts';
+import { hasCode } from '#host/files.ts';
+
+/** A running QEMU that is the guest of a server. */
+export type GuestProcess = { readonly pid: number; readonly serverId: ServerId };
+
+/** Where this host keeps disks: a guest of ours has at least one of them open. */
+export type DiskPlaces = { readonly disksDirectory: string; readonly volumeGroup: string | null };
+
+/**
+ * The guests of ours that run on this host, whoever started them and whether libvirt answers or not: QEMU processes whose
+ * command line names a disk of the server that they themselves are.
+ */
+export async function findGuestProcesses(places: DiskPlaces): Promise<GuestProcess[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+  const found = await Promise.all(pids.map(async (pid) => ({ pid, serverId: await guestOf(pid, places) })));
+  return found.flatMap(({ pid, serverId }) => (serverId === null ? [] : [{ pid, serverId }]));
+}
+
+/** Sends a signal to the process if it is still that guest. */
+export async function signalGuest(
+  { pid, serverId }: GuestProcess,
+  places: DiskPlaces,
+  signal: NodeJS.Signals,
+): Promise<void> {
+  if ((await guestOf(pid, places)) !== serverId) return;
+  try {
+    process.kill(pid, signal);
+  } catch (error) {
+    if (!hasCode(error, 'ESRCH')) throw error;
+  }
+}
+
+/** A process that ended has an empty command line, also while nobody has collected it yet; its memory is gone. */
+async function guestOf(pid: number, { disksDirectory, volumeGroup }: DiskPlaces): Promise<ServerId | null> {
+  const words = (await readCommandLine(pid)).split('\0');
+  if (!words[0]?.includes('qemu-system')) return null;
+  const serverId = words[words.indexOf('-uuid') + 1] ?? '';
+  if (!isUuid(serverId)) return null;
+  const disks = [
+    `"${disksDirectory}/${serverId}/`,
+    `"/dev/mapper/nl-${serverId}-`,
+    ...(volumeGroup === null ? [] : [`"/dev/${volumeGroup}/${serverId}_`]),
+  ];
+  return words.some((word) => disks.some((disk) => word.includes(disk))) ? (serverId as ServerId) : null;
+}
+
+async function readCommandLine(pid: number): Promise<string> {
+  try {
+    return await readFile(`/proc/${pid}/cmdline`, 'utf8');
+  } catch (error) {
+    // A process may end at any moment; reading it then says ENOENT or ESRCH.
+    if (hasCode(error, 'ENOENT', 'ESRCH')) return '';
+    throw error;
+  }
+}

@@ -27,6 +27,9 @@ mount -n -t devpts devpts "$root/dev/pts" -o ptmxmode=666
 mount -n -t tmpfs tmpfs "$root/dev/shm"
 ln -sfn /proc/self/fd "$root/dev/fd"
 for fd in 0:stdin 1:stdout 2:stderr; do ln -sfn "/proc/self/fd/${fd%:*}" "$root/dev/${fd#*:}"; done
+# A checkout below one of these folders is covered too.
+mkdir -p "$root$nightlatch_checkout"
+[ -e "$root$nightlatch_checkout/package.json" ] || mount -n -t hostfs none "$root$nightlatch_checkout" -o "ro,$nightlatch_checkout"
 mkdir -p "$root$exchange"
 mount -n -t hostfs none "$root$exchange" -o "$exchange"
 ip link set lo up

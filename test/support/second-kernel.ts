@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { copyFile, mkdir, mkdtemp, open, readFile, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import type { TestContext } from 'node:test';
@@ -10,8 +10,11 @@ import { fileURLToPath } from 'node:url';
 import { parseTestResults, type TestResult } from '#test/support/test-results.ts';
 
 export type SecondKernelOptions = {
-  /** Bytes of each extra disk, in the order of `disks`; files with holes, in memory. */
-  readonly disks?: readonly number[];
+  /**
+   * Each extra disk, in the order of `disks`: the bytes of an empty one, a file with holes in memory that ends with the
+   * kernel; or the path of a file that is there and stays.
+   */
+  readonly disks?: readonly (number | string)[];
   readonly memoryMib?: number;
 };
 
@@ -22,7 +25,7 @@ const START_TIMEOUT_MS = 60_000;
 const JOB_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 5000;
 const here = (name: string) => fileURLToPath(new URL(name, import.meta.url));
-const CHECKOUT = here('../..');
+const CHECKOUT = resolve(here('../..'));
 
 /**
  * A Linux kernel of its own, with device-mapper, dm-crypt and LVM whatever the machine's kernel lacks: User Mode Linux
@@ -63,7 +66,9 @@ export class SecondKernel implements AsyncDisposable {
     const janitor = startJanitor(exchange);
     await mkdir(join(exchange, 'jobs'));
     await copyFile(here('./second-kernel-jobs.sh'), join(exchange, 'jobs.sh'));
-    const images = await Promise.all(disks.map((bytes, i) => makeImage(join(exchange, `disk${i}`), bytes)));
+    const images = await Promise.all(
+      disks.map((disk, i) => (typeof disk === 'string' ? disk : makeDiskImage(join(exchange, `disk${i}`), disk))),
+    );
     const nodes = images.map((_, i) => `/dev/ubd${letter(i)}`);
     const kernel = new SecondKernel(exchange, nodes, await startKernel(exchange, images, memoryMib), janitor);
     try {
@@ -120,9 +125,20 @@ export class SecondKernel implements AsyncDisposable {
     }
   }
 
+  /** Ends the kernel as a power cut does: what has reached its disks is there, nothing else, and nobody is told. */
+  async cutPower(): Promise<void> {
+    const closed = once(this.#kernel, 'close');
+    this.#kernel.kill('SIGKILL');
+    await closed;
+    await this[Symbol.asyncDispose]();
+  }
+
+  get #hasEnded(): boolean {
+    return this.#kernel.exitCode !== null || this.#kernel.signalCode !== null;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
-    const hasEnded = () => this.#kernel.exitCode !== null || this.#kernel.signalCode !== null;
-    if (!hasEnded()) {
+    if (!this.#hasEnded) {
       const closed = once(this.#kernel, 'close');
       (this.#kernel.stdio[3] as Writable).write('poweroff\n');
       const late = setTimeout(() => this.#kernel.kill('SIGKILL'), STOP_TIMEOUT_MS);
@@ -172,6 +188,7 @@ async function startKernel(exchange: string, images: readonly string[], memoryMi
     `uml_dir=${exchange}/`,
     'umid=kernel',
     `nightlatch_exchange=${exchange}`,
+    `nightlatch_checkout=${CHECKOUT}`,
     `init=${here('./second-kernel-init.sh')}`,
   ];
   const namespace = ['unshare', '--pid', '--fork', '--kill-child=SIGKILL', '--', 'sh', '-c', '"$@"; exit $?', 'sh'];
@@ -192,7 +209,8 @@ function startJanitor(folder: string): ChildProcess {
   return spawn('sh', ['-c', wait, 'sh', folder], { detached: true, stdio: ['pipe', 'ignore', 'ignore'] });
 }
 
-async function makeImage(path: string, bytes: number): Promise<string> {
+/** An empty disk for a second kernel. */
+export async function makeDiskImage(path: string, bytes: number): Promise<string> {
   await using file = await open(path, 'wx');
   await file.truncate(bytes);
   return path;

@@ -26,6 +26,19 @@ export function resolveEncryptionIntent(flavor: Named, image: Named): Encryption
   return { encrypted: encrypted ?? false, format: encrypted ? format : null };
 }
 
+/** What an image says by itself; null where it says nothing. @throws encryption-format-invalid; bad-request. */
+export function imageIntent({ properties }: Pick<Named, 'properties'>): {
+  readonly encrypted: boolean | null;
+  readonly format: EncryptionFormat | null;
+} {
+  const encrypted = properties[ENCRYPTION_IMAGE_PROPERTY];
+  const format = properties[ENCRYPTION_FORMAT_IMAGE_PROPERTY];
+  return {
+    encrypted: encrypted === undefined ? null : parseBoolean(ENCRYPTION_IMAGE_PROPERTY, encrypted),
+    format: format === undefined ? null : parseFormat(ENCRYPTION_FORMAT_IMAGE_PROPERTY, format),
+  };
+}
+
 /** Checks one extra spec or image property by itself, as when a flavor is changed. @throws as above. */
 export function checkEncryptionProperty(key: string, value: string): void {
   if (key === ENCRYPTION_FORMAT_EXTRA_SPEC || key === ENCRYPTION_FORMAT_IMAGE_PROPERTY) parseFormat(key, value);

@@ -68,6 +68,8 @@ export type ServerAction =
   | 'unpause'
   | 'reboot-soft'
   | 'reboot-hard'
+  | 'rescue'
+  | 'unrescue'
   | 'delete'
   | 'settle';
 
@@ -94,6 +96,8 @@ export const serverActions: Readonly<Record<ServerAction, Rule>> = {
     task: 'rebooting_hard',
     novaName: 'reboot',
   },
+  rescue: { from: ['active', 'stopped', 'error'], task: 'rescuing', novaName: 'rescue' },
+  unrescue: { from: ['rescued'], task: 'unrescuing', novaName: 'unrescue' },
   delete: {
     from: vmStates.filter((state) => state !== 'deleted'),
     alsoDuring: taskStates.filter((task) => task !== 'deleting'),
@@ -138,6 +142,11 @@ export function shouldRun(server: { readonly vmState: VmState; readonly powerSta
     default:
       return false;
   }
+}
+
+/** Whether its guest answers on its console: it is there, and not paused. */
+export function answersOnConsole(server: { readonly vmState: VmState; readonly powerState: PowerState }): boolean {
+  return shouldRun(server) && server.powerState !== 'paused';
 }
 
 /** The status of a server in this state while nothing is done to it. See nova.api.openstack.common `_STATE_MAP`. */

@@ -26,8 +26,14 @@ export type OperationContext = {
   agent(host: HostName): HostAgent;
 };
 
+/** What some operations are told besides. It is recorded. */
+export type Particulars = {
+  /** Of a rescue: what to start from. */
+  readonly image?: { readonly id: ImageId; readonly virtualSizeBytes: number };
+};
+
 /** What every server operation is given. `after`: the operation it took over from and has to wait for. */
-export type ServerInput = {
+export type ServerInput = Particulars & {
   readonly serverId: ServerId;
   readonly operationId: string;
   readonly requestId: string;
@@ -52,9 +58,19 @@ export async function loadIfPlaced(context: OperationContext, serverId: ServerId
   return { server, disks, agent: context.agent(server.host) };
 }
 
-/** The disks the guest sees, in its order: all but its saved memory and what is being replaced. */
+/**
+ * The disks the guest sees, in its order: all but its saved memory and what is being replaced. A rescued one has the
+ * rescue disk first, and of its own the root disk and the config drive.
+ */
 export function guestDisks(disks: readonly Disk[]): Disk[] {
-  return disks.filter((disk) => disk.role !== 'memory' && disk.standing === 'live');
+  const live = disks.filter((disk) => disk.role !== 'memory' && disk.standing === 'live');
+  if (!rescueDisk(live)) return live;
+  return live.filter(({ role }) => role === 'rescue' || role === 'root' || role === 'config-drive');
+}
+
+/** The disk a rescued server starts from; null: it is not rescued. */
+export function rescueDisk(disks: readonly Disk[]): Disk | null {
+  return disks.find(({ role, standing }) => role === 'rescue' && standing === 'live') ?? null;
 }
 
 export function savedMemory(disks: readonly Disk[]): Disk | null {
@@ -113,6 +129,7 @@ export async function stateOnHost(
 ): Promise<Pick<ServerChange, 'vm_state' | 'power_state'>> {
   const placed = await loadIfPlaced(context, serverId);
   const running = (await placed?.agent.inventory())?.servers.find((found) => found.id === serverId);
+  if (placed && rescueDisk(placed.disks)) return { vm_state: 'rescued', power_state: running?.state ?? 'shutdown' };
   if (running?.state === 'running') return { vm_state: 'active', power_state: 'running' };
   if (running?.state === 'paused') return { vm_state: 'paused', power_state: 'paused' };
   const memory = placed ? savedMemory(placed.disks) : null;

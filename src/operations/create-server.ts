@@ -6,16 +6,9 @@ import type { Queryable } from '#db/database.ts';
 import { disksOf, placeDisks } from '#db/disks.ts';
 import { hostUse, listHosts } from '#db/hosts.ts';
 import { findServer, releaseServer, type Server, updateServer } from '#db/servers.ts';
-import {
-  faultOf,
-  finish,
-  guestDisks,
-  loadPlaced,
-  type OperationContext,
-  type ServerInput,
-} from '#operations/context.ts';
+import { faultOf, finish, type OperationContext, type ServerInput } from '#operations/context.ts';
 import type { Operation } from '#operations/engine.ts';
-import { createDisks, destroyDisks, startGuest, storeKeys } from '#operations/steps.ts';
+import { cacheImages, createDisks, destroyDisks, startGuest, storeKeys } from '#operations/steps.ts';
 import { type Candidate, chooseHost } from '#placement/choose-host.ts';
 
 /**
@@ -41,7 +34,7 @@ export function createServer(context: OperationContext): Operation<ServerInput> 
         undo: (input) => destroyDisks(context, input, all),
       },
       storeKeys(context, all),
-      { name: 'cache-image', run: ({ serverId }) => cacheImage(context, serverId) },
+      cacheImages(context, all),
       createDisks(context, all),
       startGuest(context),
       {
@@ -103,13 +96,4 @@ async function demandOf(db: Queryable, server: Server) {
     memoryMib: server.flavor.ramMib,
     diskGib: Math.ceil(disks.reduce((sum, disk) => sum + disk.size_bytes, 0) / GIB),
   };
-}
-
-async function cacheImage(context: OperationContext, serverId: Server['id']): Promise<void> {
-  const { disks, agent } = await loadPlaced(context, serverId);
-  for (const { imageId } of guestDisks(disks)) {
-    if (imageId === null) continue;
-    const image = await context.images.openImage(imageId);
-    await agent.cacheImage(imageId, image.format, image.open);
-  }
 }

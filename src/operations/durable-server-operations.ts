@@ -4,12 +4,12 @@ import { crashPoint } from '#core/crash-point.ts';
 import type { DiskRole } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import { type DiskId, newId, type ServerId } from '#core/ids.ts';
-import type { ServerAction } from '#core/server.ts';
+import { answersOnConsole, type ServerAction } from '#core/server.ts';
 import { GIB, MIB, roundUpToSector } from '#core/sizes.ts';
 import { insertDisks, type NewDisk } from '#db/disks.ts';
 import type { PendingOperation } from '#db/schema.ts';
-import { claimServer, findServer, insertServer, type Server } from '#db/servers.ts';
-import type { OperationContext, ServerInput } from '#operations/context.ts';
+import { claimServer, findServer, insertServer, type Server, stateOf } from '#db/servers.ts';
+import type { OperationContext, Particulars, ServerInput } from '#operations/context.ts';
 import { createServer } from '#operations/create-server.ts';
 import { deleteServer } from '#operations/delete-server.ts';
 import type { Engine, Operation } from '#operations/engine.ts';
@@ -21,6 +21,7 @@ import {
   stopServer,
   unpauseServer,
 } from '#operations/power-server.ts';
+import { rescueServer, unrescueServer } from '#operations/rescue-server.ts';
 import { resumeServer } from '#operations/resume-server.ts';
 import type { Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
 import { suspendServer } from '#operations/suspend-server.ts';
@@ -34,6 +35,8 @@ const operationOf = {
   unpause: 'unpause-server',
   'reboot-soft': 'reboot-server-soft',
   'reboot-hard': 'reboot-server-hard',
+  rescue: 'rescue-server',
+  unrescue: 'unrescue-server',
   delete: 'delete-server',
   settle: 'settle-server',
 } as const satisfies Record<ServerAction, string>;
@@ -51,6 +54,8 @@ export function serverOperations(context: OperationContext): Operation<ServerInp
     unpauseServer(context),
     rebootServer(context, 'soft'),
     rebootServer(context, 'hard'),
+    rescueServer(context),
+    unrescueServer(context),
     deleteServer(context),
   ];
 }
@@ -91,9 +96,14 @@ export class DurableServerOperations implements ServerOperations {
     return server;
   }
 
-  async act(action: ServerAction, serverId: ServerId, requester: Pick<Requester, 'requestId'>): Promise<void> {
+  async act(
+    action: ServerAction,
+    serverId: ServerId,
+    requester: Pick<Requester, 'requestId'>,
+    particulars: Particulars = {},
+  ): Promise<void> {
     const claim = await claimServer(this.#context.db, serverId, action, (underWay) =>
-      pending(operationOf[action], serverId, requester.requestId, underWay?.id ?? null),
+      pending(operationOf[action], serverId, requester.requestId, underWay?.id ?? null, particulars),
     );
     crashPoint('operations.recorded');
     await this.#engine.start(claim.name, claim.id, claim.input);
@@ -116,7 +126,7 @@ export class DurableServerOperations implements ServerOperations {
   }
 
   async openConsole(server: Server): Promise<Duplex> {
-    if (server.host === null || server.vm_state !== 'active') {
+    if (server.host === null || !answersOnConsole(stateOf(server))) {
       const details = { action: 'get_serial_console', id: server.id, attribute: 'vm_state', state: server.vm_state };
       throw new NightlatchError('server-state', details);
     }
@@ -124,9 +134,15 @@ export class DurableServerOperations implements ServerOperations {
   }
 }
 
-function pending(name: string, serverId: ServerId, requestId: string, after: string | null): PendingOperation {
+function pending(
+  name: string,
+  serverId: ServerId,
+  requestId: string,
+  after: string | null,
+  particulars: Particulars = {},
+): PendingOperation {
   const id = `${name}:${newId()}`;
-  const input: ServerInput = { serverId, operationId: id, requestId, after };
+  const input: ServerInput = { ...particulars, serverId, operationId: id, requestId, after };
   return { id, name, input };
 }
 

@@ -9,7 +9,7 @@ import {
   stateOnHost,
 } from '#operations/context.ts';
 import type { Operation } from '#operations/engine.ts';
-import { destroySavedMemory, endGuest, startGuest, stopGuest, takeOver } from '#operations/steps.ts';
+import { destroyBeside, endGuest, startGuest, stopGuest, takeOver } from '#operations/steps.ts';
 
 const STOPPED = { vm_state: 'stopped', power_state: 'shutdown' } as const;
 const ACTIVE = { vm_state: 'active', power_state: 'running' } as const;
@@ -84,13 +84,13 @@ async function finishAsFound(context: OperationContext, input: ServerInput): Pro
 
 /**
  * Reboot server. Soft: the guest gets its time to shut down. Hard: it is ended, also out of a suspend or another
- * operation; saved memory is given up, as in Nova.
+ * operation; saved memory and a rescue disk are given up, as in Nova.
  *
  * | step           | effect                                      | compensation                       | a repeat         |
  * |----------------|---------------------------------------------|------------------------------------|------------------|
  * | take-over      | waits for the operation it interrupts       | –                                  | fine             |
  * | stop           | guest ended, locked, leases closed          | none                               | fine             |
- * | destroy-memory | saved memory destroyed, if any (hard only)  | none                               | fine             |
+ * | destroy-memory | saved memory and rescue disk destroyed, if any (hard only) | none                | fine             |
  * | start          | leases open, the guest runs                 | guest ended, locked, leases closed | finds it running |
  * | finish         | ACTIVE                                      | –                                  | same             |
  */
@@ -101,7 +101,7 @@ export function rebootServer(context: OperationContext, kind: 'soft' | 'hard'): 
     steps: [
       takeOver(context),
       stopGuest(context, hard ? 0 : context.shutdownTimeoutMs),
-      ...(hard ? [destroySavedMemory(context)] : []),
+      ...(hard ? [destroyBeside(context)] : []),
       startGuest(context),
       { name: 'finish', run: (input) => finish(context, input, ACTIVE) },
     ],

@@ -4,6 +4,7 @@ import type { ImageId, ProjectId, ServerId, UserId } from '#core/ids.ts';
 import type { ServerAction } from '#core/server.ts';
 import type { ServerFlavor } from '#db/schema.ts';
 import type { Server } from '#db/servers.ts';
+import type { Particulars } from '#operations/context.ts';
 
 /** Who asks, for the audit trail. */
 export type Requester = { readonly userId: UserId; readonly projectId: ProjectId; readonly requestId: string };
@@ -42,7 +43,7 @@ export interface ServerOperations {
    * Starts an action on a server. Of two callers at once exactly one wins.
    * *Throws* server-state (409) when the action is not allowed in the state the server is in.
    */
-  act(action: ServerAction, serverId: ServerId, requester: Requester): Promise<void>;
+  act(action: ServerAction, serverId: ServerId, requester: Requester, particulars?: Particulars): Promise<void>;
 
   /** The last `bytes` bytes of the serial console; empty when the server has no host yet. */
   consoleLog(server: Server, bytes: number): Promise<Buffer>;

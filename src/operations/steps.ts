@@ -69,6 +69,21 @@ export function storeKeys(context: OperationContext, which: (disk: Disk) => bool
   };
 }
 
+/** Brings the images that disks are made from onto the host. *Repeat*: finds them there. */
+export function cacheImages(context: OperationContext, which: (disk: Disk) => boolean): Step<ServerInput> {
+  return {
+    name: 'cache-image',
+    async run({ serverId }) {
+      const { disks, agent } = await loadPlaced(context, serverId);
+      for (const { imageId } of disks.filter(which)) {
+        if (imageId === null) continue;
+        const image = await context.images.openImage(imageId);
+        await agent.cacheImage(imageId, image.format, image.open);
+      }
+    },
+  };
+}
+
 /**
  * Allocates, formats and fills each disk that is not yet formatted. *Repeat*: starts over with the disk a crash cut
  * short, which no guest has seen.
@@ -110,6 +125,14 @@ export async function destroyDisks(
     await context.keys.destroyKey(disk, requestId);
     await updateDisk(context.db, disk.id, { state: 'destroyed', secret_id: null });
   }
+}
+
+/** Destroys what keeps a server from starting from its own disks: saved memory, rescue disk. *Repeat*: fine. */
+export function destroyBeside(context: OperationContext): Step<ServerInput> {
+  return {
+    name: 'destroy-memory',
+    run: (input) => destroyDisks(context, input, ({ role }) => role === 'memory' || role === 'rescue'),
+  };
 }
 
 /** Destroys a server's saved memory, if it has one. *Repeat*: fine. */

@@ -83,6 +83,23 @@ const cases: Readonly<Record<string, Case>> = {
     ends: 'ACTIVE',
     inner: ['agent.start-server.started'],
   },
+  'rescue-server': {
+    prepare: running,
+    request: act({ rescue: null }),
+    ends: 'RESCUE',
+    inner: [
+      'keys.create-key.stored',
+      'steps.create-disks.made',
+      'agent.stop-server.ended',
+      'agent.start-server.started',
+    ],
+  },
+  'unrescue-server': {
+    prepare: reach('RESCUE', { rescue: null }),
+    request: act({ unrescue: null }),
+    ends: 'ACTIVE',
+    inner: ['agent.stop-server.ended', 'agent.destroy-disk.header-destroyed', 'steps.destroy-disks.removed'],
+  },
   'delete-server': {
     prepare: running,
     request: (cloud, id) => cloud.expect('compute', 'DELETE', `/v2.1/servers/${id}`),
@@ -166,7 +183,7 @@ describe('a crash at any point', { timeout: 3_600_000 }, () => {
 
 /** Makes a server's guest run, whatever state it is in. */
 async function bringBack(cloud: CloudClient, id: string, status: string): Promise<void> {
-  const action = { SHUTOFF: 'os-start', SUSPENDED: 'resume', PAUSED: 'unpause' }[status];
+  const action = { SHUTOFF: 'os-start', SUSPENDED: 'resume', PAUSED: 'unpause', RESCUE: 'unrescue' }[status];
   if (!action) return;
   await cloud.act(id, { [action]: null });
   await cloud.waitForStatus(id, 'ACTIVE');

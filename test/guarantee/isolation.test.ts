@@ -356,6 +356,8 @@ describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
       'resume',
       'pause',
       'unpause',
+      'rescue',
+      'unrescue',
       'lock',
       'unlock',
       'forceDelete',

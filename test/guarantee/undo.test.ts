@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
-import { rename } from 'node:fs/promises';
+import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { command } from '#test/support/command.ts';
 import { CrashLab } from '#test/support/crash-lab.ts';
+import { waitUntil } from '#test/support/wait.ts';
 
 /*
  * An operation that cannot succeed is undone: no secret, file, guest or lease is left of it, also when the process is
@@ -79,6 +80,41 @@ describe('an operation that fails', { timeout: 1_800_000 }, () => {
     const server = await lab.cloud.waitForStatus(id, 'ACTIVE');
     assert.equal(server.fault, undefined, 'an old fault is shown');
     await lab.expectBooted(id);
+    await lab.remove(id);
+  });
+
+  for (const point of isWhole ? [null, 'rescue-server.stop.undo.before', 'rescue-server.attach.undo.after'] : [null]) {
+    test(`rescue-server whose guest cannot start${point ? `, killed at ${point}` : ''}: the server runs as before`, async () => {
+      const id = await lab.create('rescue later');
+      await lab.cloud.waitForStatus(id, 'ACTIVE');
+      await lab.expectBooted(id);
+      const before = (await lab.service.log()).length;
+      const failed = async () => /rescue-server\.stop\.undo failed/.test((await lab.service.log()).slice(before));
+      const rescue = () => lab.cloud.act(id, { rescue: null });
+      await withoutConsoles(async () => {
+        if (point) await lab.crashAt(point, rescue);
+        else await rescue();
+        await waitUntil('the rescue has failed, and the way back too', failed, 60_000);
+      });
+      const server = await lab.cloud.waitForStatus(id, 'ACTIVE');
+      assert.match(server.fault.message, /libvirt says/);
+      await lab.expectNoStrays();
+      await lab.expectBooted(id);
+      await lab.remove(id);
+    });
+  }
+
+  test('rescue-server whose image is lost never touches the guest', async () => {
+    const id = await lab.create('rescue from nothing');
+    await lab.cloud.waitForStatus(id, 'ACTIVE');
+    const next = await lab.expectBooted(id);
+    const other = await lab.cloud.uploadImage('other', join(lab.service.directory, 'boot.raw'), 'raw');
+    await rm(join(lab.service.stateDirectory, 'images', other));
+    await lab.cloud.act(id, { rescue: { rescue_image_ref: other } });
+    const server = await lab.cloud.waitForStatus(id, 'ACTIVE');
+    assert.match(server.fault.message, /data of image/);
+    await lab.expectNoStrays();
+    await lab.expectLetter(id, next);
     await lab.remove(id);
   });
 

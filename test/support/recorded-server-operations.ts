@@ -4,6 +4,7 @@ import { newId } from '#core/ids.ts';
 import type { ServerAction } from '#core/server.ts';
 import type { Database } from '#db/database.ts';
 import { claimServer, findServer, insertServer, releaseServer, type Server, type ServerChange } from '#db/servers.ts';
+import type { Particulars } from '#operations/context.ts';
 import { serverColumns } from '#operations/durable-server-operations.ts';
 import type { Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
 
@@ -13,7 +14,8 @@ import type { Requester, ServerOperations, ServerRequest } from '#operations/ser
  */
 export class RecordedServerOperations implements ServerOperations {
   readonly requests: ServerRequest[] = [];
-  readonly acts: { readonly action: ServerAction; readonly serverId: ServerId }[] = [];
+  readonly acts: { readonly action: ServerAction; readonly serverId: ServerId; readonly particulars?: Particulars }[] =
+    [];
   consoleText = '';
   /** Makes the next creations fail, after so many. */
   failAfter: number | null = null;
@@ -39,9 +41,9 @@ export class RecordedServerOperations implements ServerOperations {
     });
   }
 
-  async act(action: ServerAction, serverId: ServerId): Promise<void> {
+  async act(action: ServerAction, serverId: ServerId, _requester: Requester, particulars?: Particulars): Promise<void> {
     await claimServer(this.#db, serverId, action, () => ({ id: action, name: action, input: null }));
-    this.acts.push({ action, serverId });
+    this.acts.push({ action, serverId, ...(particulars ? { particulars } : {}) });
   }
 
   async consoleLog(_server: Server, bytes: number): Promise<Buffer> {

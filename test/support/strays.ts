@@ -1,8 +1,12 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HostPath } from '#core/ids.ts';
+import { shouldRun } from '#core/server.ts';
 import { connectPool, openDatabase } from '#db/database.ts';
+import { asDisk } from '#db/disks.ts';
+import { stateOf } from '#db/servers.ts';
 import { LibvirtHypervisor } from '#host/hypervisor/libvirt/driver.ts';
+import { guestDisks } from '#operations/context.ts';
 import { guestsOf, processesOf } from '#test/support/destroy-state.ts';
 import type { TestService } from '#test/support/service.ts';
 
@@ -32,18 +36,20 @@ export async function findStrays(service: TestService): Promise<string[]> {
     if (disk.state !== 'formatted') strays.push(`${where} is ${disk.state}`);
     if (disk.encrypted && !secrets.some(({ id }) => id === disk.secret_id)) strays.push(`${where} has no secret`);
     if (disk.role === 'memory' && server?.vm_state !== 'suspended') strays.push(`${where} was kept`);
+    if (disk.role === 'rescue' && server?.vm_state !== 'rescued') strays.push(`${where} was kept`);
   }
   for (const secret of secrets) {
     if (!disks.some((disk) => disk.secret_id === secret.id)) strays.push(`secret ${secret.name} opens nothing`);
   }
   for (const lease of leases) {
     const disk = disks.find(({ id }) => id === lease.disk_id);
-    const state = disk ? servers.get(disk.server_id)?.vm_state : undefined;
-    if (state !== 'active' && state !== 'paused')
-      strays.push(`lease of disk ${disk?.role} of a server that is ${state}`);
+    const server = disk ? servers.get(disk.server_id) : undefined;
+    if (!server || !shouldRun(stateOf(server)))
+      strays.push(`lease of disk ${disk?.role} of a server that is ${server?.vm_state}`);
   }
-  const running = [...servers.values()].filter(({ vm_state }) => vm_state === 'active' || vm_state === 'paused');
-  const encrypted = disks.filter((disk) => disk.encrypted && running.some(({ id }) => id === disk.server_id));
+  const running = [...servers.values()].filter((server) => shouldRun(stateOf(server)));
+  const attached = running.flatMap(({ id }) => guestDisks(disks.filter((disk) => disk.server_id === id).map(asDisk)));
+  const encrypted = attached.filter((disk) => disk.encryption !== null);
   if (leases.length !== encrypted.length) strays.push(`${leases.length} leases for ${encrypted.length} disks in use`);
   const guests = (await guestsOf(service.stateDirectory)).length;
   if (guests !== running.length) strays.push(`${guests} guests run for ${running.length} active servers`);

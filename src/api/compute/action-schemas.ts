@@ -1,10 +1,18 @@
 import { type Static, Type } from 'typebox';
 import { exactly, ShortText } from '#api/compute/fields.ts';
 
+const ImageRef = Type.String({ pattern: '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' });
+
 /** One action, as the one key of the body. What takes no parameter takes anything, as in Nova. */
 export const ActionBody = Type.Object(
   {
     reboot: Type.Optional(exactly({ type: Type.Enum(['SOFT', 'Soft', 'soft', 'HARD', 'Hard', 'hard']) })),
+    rescue: Type.Optional(
+      Type.Union([
+        Type.Null(),
+        exactly({ adminPass: Type.Optional(ShortText), rescue_image_ref: Type.Optional(ImageRef) }),
+      ]),
+    ),
     lock: Type.Optional(Type.Union([Type.Null(), exactly({ locked_reason: Type.Optional(ShortText) })])),
     'os-resetState': Type.Optional(exactly({ state: Type.Union([Type.Literal('active'), Type.Literal('error')]) })),
     'os-getConsoleOutput': Type.Optional(

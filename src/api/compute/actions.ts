@@ -4,6 +4,7 @@ import type { ActionBody } from '#api/compute/action-schemas.ts';
 import { consoleOutput } from '#api/compute/console-output.ts';
 import { has, requireNotYet } from '#api/compute/microversions.ts';
 import type { ComputeAction } from '#api/compute/policy.ts';
+import { rescueServer } from '#api/compute/rescue.ts';
 import { deleteOnce, lockServer, resetState, unlockServer } from '#api/compute/server-changes.ts';
 import { checkUnlocked } from '#api/compute/server-lookup.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
@@ -41,6 +42,8 @@ export const actions: Readonly<Record<string, Action>> = {
       return await start(call, isHard ? 'reboot-hard' : 'reboot-soft');
     },
   },
+  rescue: { policy: 'os_compute_api:os-rescue', run: rescueServer },
+  unrescue: operation('os_compute_api:os-unrescue', 'unrescue'),
   forceDelete: {
     policy: 'os_compute_api:servers:delete',
     run: async ({ services, server, context }) => {
@@ -91,7 +94,7 @@ export const actions: Readonly<Record<string, Action>> = {
 
 /** Actions that Compute has and that are not served: 501, as from a driver that cannot do them. */
 export const unservedActions: ReadonlySet<string> = new Set([
-  ...['rescue', 'unrescue', 'resize', 'confirmResize', 'revertResize', 'rebuild', 'migrate', 'os-migrateLive'],
+  ...['resize', 'confirmResize', 'revertResize', 'rebuild', 'migrate', 'os-migrateLive'],
   ...['createImage', 'createBackup', 'shelve', 'shelveOffload', 'unshelve', 'evacuate', 'restore', 'changePassword'],
   ...['os-getVNCConsole', 'os-getSPICEConsole', 'os-getRDPConsole', 'trigger_crash_dump', 'resetNetwork'],
   ...['addSecurityGroup', 'removeSecurityGroup', 'addFixedIp', 'removeFixedIp', 'addFloatingIp', 'removeFloatingIp'],

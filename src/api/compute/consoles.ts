@@ -3,7 +3,8 @@ import type { FastifyRequest } from 'fastify';
 import { publicUrlOf } from '#api/public-url.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { ServerId } from '#core/ids.ts';
-import type { Server } from '#db/servers.ts';
+import { answersOnConsole } from '#core/server.ts';
+import { type Server, stateOf } from '#db/servers.ts';
 
 const LIFETIME_MS = 10 * 60_000;
 const MAX_OFFERS = 10_000;
@@ -26,7 +27,7 @@ export class Consoles {
 
   /** A WebSocket address for the server's serial console. *Throws* conflict (409) when no guest runs. */
   offer(request: FastifyRequest, server: Server): string {
-    if (server.host === null || server.vm_state !== 'active') {
+    if (server.host === null || !answersOnConsole(stateOf(server))) {
       throw new NightlatchError('conflict', { reason: `Instance ${server.id} is not ready` });
     }
     this.#forgetExpired();

@@ -24,6 +24,8 @@ export const computePolicy = {
   'os_compute_api:os-suspend-server:resume': 'project-member',
   'os_compute_api:os-pause-server:pause': 'project-member',
   'os_compute_api:os-pause-server:unpause': 'project-member',
+  'os_compute_api:os-rescue': 'project-member',
+  'os_compute_api:os-unrescue': 'project-member',
   'os_compute_api:os-lock-server:lock': 'project-member',
   'os_compute_api:os-lock-server:unlock': 'project-member',
   'os_compute_api:os-lock-server:unlock:unlock_override': 'admin',

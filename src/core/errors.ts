@@ -40,6 +40,11 @@ const catalogue = {
     retry: 'after-change',
     text: "{key} is '{value}', which is not an encryption format. Use one of: {formats}.",
   },
+  'encryption-change': {
+    status: 400,
+    retry: 'after-change',
+    text: 'Server {server} was not resized: flavor {flavor} asks for another encryption than its disks have. Choose a flavor that asks for the same, or rebuild the server.',
+  },
 
   // Operations. These become the fault of a server.
   'no-valid-host': {

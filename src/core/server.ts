@@ -70,6 +70,10 @@ export type ServerAction =
   | 'reboot-hard'
   | 'rescue'
   | 'unrescue'
+  | 'resize'
+  | 'confirm-resize'
+  | 'revert-resize'
+  | 'rebuild'
   | 'delete'
   | 'settle';
 
@@ -98,6 +102,10 @@ export const serverActions: Readonly<Record<ServerAction, Rule>> = {
   },
   rescue: { from: ['active', 'stopped', 'error'], task: 'rescuing', novaName: 'rescue' },
   unrescue: { from: ['rescued'], task: 'unrescuing', novaName: 'unrescue' },
+  resize: { from: ['active', 'stopped'], task: 'resize_prep', novaName: 'resize' },
+  'confirm-resize': { from: ['resized'], task: 'resize_confirming', novaName: 'confirmResize' },
+  'revert-resize': { from: ['resized'], task: 'resize_reverting', novaName: 'revertResize' },
+  rebuild: { from: ['active', 'stopped', 'error'], task: 'rebuilding', novaName: 'rebuild' },
   delete: {
     from: vmStates.filter((state) => state !== 'deleted'),
     alsoDuring: taskStates.filter((task) => task !== 'deleting'),

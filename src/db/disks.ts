@@ -1,5 +1,5 @@
 import type { Insertable, Selectable, Updateable } from 'kysely';
-import { type Disk, diskRoles } from '#core/disk.ts';
+import { type Disk, type DiskRole, diskRoles } from '#core/disk.ts';
 import type { DiskId, HostName, ImageId, ServerId } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
@@ -60,6 +60,44 @@ export async function placeDisks(
     .where('server_id', '=', serverId)
     .where('state', '=', 'absent')
     .execute();
+}
+
+/** The generation of a server's next disk of this role: no other ever had it, so that names never meet. */
+export async function nextGeneration(
+  db: Queryable,
+  disk: Pick<DiskRow, 'server_id' | 'role' | 'ordinal'>,
+): Promise<number> {
+  const { highest } = await db
+    .selectFrom('disks')
+    .select((eb) => eb.fn.max('generation').as('highest'))
+    .where('server_id', '=', disk.server_id)
+    .where('role', '=', disk.role)
+    .where('ordinal', '=', disk.ordinal)
+    .executeTakeFirstOrThrow();
+  return highest === null ? 0 : highest + 1;
+}
+
+/**
+ * Makes those disks of a server `live` whose standing is `bringIn`. Live ones that they replace, or whose role is not
+ * among `wanted`, become `putAway`. For a transaction: at no other instant has the guest two disks of a kind.
+ */
+export async function exchangeDisks(
+  db: Queryable,
+  serverId: ServerId,
+  {
+    bringIn,
+    putAway,
+    wanted,
+  }: { bringIn: 'coming' | 'kept'; putAway: 'coming' | 'kept'; wanted: ReadonlySet<DiskRole> },
+): Promise<void> {
+  const disks = await disksOf(db, serverId);
+  const incoming = disks.filter(({ standing }) => standing === bringIn);
+  const isReplaced = (disk: DiskRow) =>
+    incoming.some(({ role, ordinal }) => role === disk.role && ordinal === disk.ordinal) || !wanted.has(disk.role);
+  for (const disk of disks) {
+    if (disk.standing === 'live' && isReplaced(disk)) await updateDisk(db, disk.id, { standing: putAway });
+  }
+  for (const { id } of incoming) await updateDisk(db, id, { standing: 'live' });
 }
 
 /** A placed disk in the words of `core`. */

@@ -1,11 +1,12 @@
 import type { Selectable } from 'kysely';
 import { sql } from 'kysely';
-import type { HostName } from '#core/ids.ts';
+import type { HostName, ServerId } from '#core/ids.ts';
+import { GIB } from '#core/sizes.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
 
 export type Host = Selectable<Schema['hosts']>;
-/** What the servers on a host take of it. */
+/** What is taken of a host. */
 export type HostUse = { readonly vcpus: number; readonly memoryMib: number; readonly diskGib: number };
 
 export async function saveHost(db: Queryable, host: Host): Promise<void> {
@@ -22,19 +23,27 @@ export async function listHosts(db: Queryable): Promise<Host[]> {
   return await db.selectFrom('hosts').selectAll().orderBy('name').execute();
 }
 
-/** Derived from the servers placed on the host, never stored. */
-export async function hostUse(db: Queryable, name: HostName): Promise<HostUse> {
-  const row = await db
+/**
+ * Derived from the servers placed on the host and the disks that lie there, never stored. A server that is resized counts
+ * with the larger of its flavors, and with the disks of both. `except`: CPUs and memory of this server do not count.
+ */
+export async function hostUse(db: Queryable, name: HostName, except: ServerId | null = null): Promise<HostUse> {
+  const most = (field: 'vcpus' | 'ramMib') => sql<number>`coalesce(sum(greatest(
+    (flavor ->> ${sql.lit(field)})::bigint,
+    (old_flavor ->> ${sql.lit(field)})::bigint,
+    (replacement -> 'columns' -> 'flavor' ->> ${sql.lit(field)})::bigint)), 0)::bigint`;
+  const servers = await db
     .selectFrom('servers')
     .where('host', '=', name)
     .where('vm_state', 'not in', ['deleted', 'error'])
-    .select([
-      sql<number>`coalesce(sum((flavor ->> 'vcpus')::bigint), 0)::bigint`.as('vcpus'),
-      sql<number>`coalesce(sum((flavor ->> 'ramMib')::bigint), 0)::bigint`.as('memoryMib'),
-      sql<number>`coalesce(sum((flavor ->> 'rootGib')::bigint + (flavor ->> 'ephemeralGib')::bigint), 0)::bigint`.as(
-        'diskGib',
-      ),
-    ])
+    .$if(except !== null, (query) => query.where('id', '<>', except as ServerId))
+    .select([most('vcpus').as('vcpus'), most('ramMib').as('memoryMib')])
     .executeTakeFirstOrThrow();
-  return row;
+  const disks = await db
+    .selectFrom('disks')
+    .where('host', '=', name)
+    .where('state', '<>', 'destroyed')
+    .select(sql<number>`ceil(coalesce(sum(size_bytes), 0) / ${sql.lit(GIB)})::bigint`.as('diskGib'))
+    .executeTakeFirstOrThrow();
+  return { ...servers, ...disks };
 }

@@ -1,6 +1,6 @@
 import type { ColumnType, Generated, JSONColumnType } from 'kysely';
 import type { DiskRole, DiskStanding, DiskState, StorageFormat } from '#core/disk.ts';
-import type { EncryptionFormat } from '#core/encryption-intent.ts';
+import type { EncryptionFormat, EncryptionIntent } from '#core/encryption-intent.ts';
 import type { DiskId, HostName, ImageId, LeaseId, ProjectId, SecretId, ServerId, UserId } from '#core/ids.ts';
 import type { PowerState, TaskState, VmState } from '#core/server.ts';
 
@@ -141,6 +141,26 @@ export type ServerFault = {
 /** The operation under way on a server: enough to start it again if the process died before the engine recorded it. */
 export type PendingOperation = { readonly id: string; readonly name: string; readonly input: unknown };
 
+/** What a resize or a rebuild is going to make of a server, kept until its disks are exchanged. */
+export type ServerReplacement = {
+  /** Columns that change as one with the disks. */
+  readonly columns: {
+    readonly flavor?: ServerFlavor;
+    readonly image_id?: ImageId;
+    readonly name?: string;
+    readonly description?: string | null;
+    readonly metadata?: Strings;
+    readonly user_data?: string | null;
+    readonly config_drive?: boolean;
+    readonly hostname?: string;
+    readonly disk_config?: 'AUTO' | 'MANUAL';
+    readonly access_ipv4?: string | null;
+    readonly access_ipv6?: string | null;
+  };
+  /** Of a rebuild: what the new disks are to be. Null: a resize. */
+  readonly rebuild: { readonly imageBytes: number; readonly intent: EncryptionIntent } | null;
+};
+
 type ServersTable = {
   id: ServerId;
   /** Makes the name `instance-%08x`, as Nova does. */
@@ -154,6 +174,8 @@ type ServersTable = {
   /** While a resize can be reverted: the flavor it had before, and the state it goes back to. */
   old_flavor: JSONColumnType<ServerFlavor | null, string | null | undefined, string | null>;
   old_vm_state: VmState | null;
+  /** While it is resized or rebuilt, until its disks are exchanged: what it is going to be. */
+  replacement: JSONColumnType<ServerReplacement | null, string | null | undefined, string | null>;
   /** While it is shelved: the image of its root disk. */
   shelved_image_id: ImageId | null;
   metadata: JSONColumnType<Strings>;

@@ -4,11 +4,12 @@ import { notFound } from '#core/errors.ts';
 import type { HostName, ProjectId, ServerId } from '#core/ids.ts';
 import { checkServerAction, type ServerAction, serverActions } from '#core/server.ts';
 import type { Database, Queryable } from '#db/database.ts';
-import type { PendingOperation, Schema, ServerFault } from '#db/schema.ts';
+import type { PendingOperation, Schema, ServerFault, ServerReplacement } from '#db/schema.ts';
 
 export type Server = Selectable<Schema['servers']>;
 export type NewServer = Insertable<Schema['servers']>;
 export type ServerChange = Omit<Updateable<Schema['servers']>, 'id' | 'fault' | 'operation'>;
+export type { ServerReplacement } from '#db/schema.ts';
 
 export async function insertServer(db: Queryable, server: NewServer): Promise<Server> {
   return await db.insertInto('servers').values(server).returningAll().executeTakeFirstOrThrow();
@@ -38,7 +39,8 @@ export async function updateServer(db: Queryable, id: ServerId, change: ServerCh
  * Claims a server for an action: sets its task state and pending operation, if the action is allowed in the state the
  * server is in at that instant. Of two callers at once exactly one succeeds.
  *
- * `operation` is made from the operation that was under way, if any, which the new one has to wait for.
+ * `operation` is made from the operation that was under way, if any, which the new one has to wait for. `replacement` is
+ * what a resize or a rebuild is going to make of the server.
  * @throws not-found (404); server-state (409) with Nova's text.
  */
 export async function claimServer(
@@ -46,6 +48,7 @@ export async function claimServer(
   id: ServerId,
   action: ServerAction,
   operation: (underWay: PendingOperation | null) => PendingOperation,
+  replacement: ServerReplacement | null = null,
 ): Promise<PendingOperation> {
   return await db.transaction().execute(async (tx) => {
     const server = await tx.selectFrom('servers').selectAll().where('id', '=', id).forUpdate().executeTakeFirst();
@@ -54,7 +57,12 @@ export async function claimServer(
     const claim = operation(server.operation);
     await tx
       .updateTable('servers')
-      .set({ task_state: serverActions[action].task, operation: JSON.stringify(claim), updated_at: new Date() })
+      .set({
+        task_state: serverActions[action].task,
+        operation: JSON.stringify(claim),
+        replacement: replacement === null ? null : JSON.stringify(replacement),
+        updated_at: new Date(),
+      })
       .where('id', '=', id)
       .execute();
     return claim;
@@ -62,8 +70,8 @@ export async function claimServer(
 }
 
 /**
- * Ends an operation: applies `change` and clears task state and pending operation, only if that operation is still the
- * server's (a delete may have taken over). Returns whether it was.
+ * Ends an operation: applies `change` and clears task state and pending operation with all it was to do, only if that
+ * operation is still the server's (a delete may have taken over). Returns whether it was.
  */
 export async function releaseServer(
   db: Queryable,
@@ -79,12 +87,45 @@ export async function releaseServer(
       ...(fault === undefined ? {} : { fault: (fault === null ? null : JSON.stringify(fault)) as never }),
       task_state: null,
       operation: null,
+      replacement: null,
       updated_at: new Date(),
     })
     .where('id', '=', id)
     .where(sql<string>`operation ->> 'id'`, '=', operationId)
     .executeTakeFirst();
   return result.numUpdatedRows > 0n;
+}
+
+/** Shows how far an operation has come, if it is still the server's. */
+export async function showProgress(
+  db: Queryable,
+  id: ServerId,
+  operationId: string,
+  task: NonNullable<Server['task_state']>,
+): Promise<void> {
+  await db
+    .updateTable('servers')
+    .set({ task_state: task, updated_at: new Date() })
+    .where('id', '=', id)
+    .where(sql<string>`operation ->> 'id'`, '=', operationId)
+    .execute();
+}
+
+/** A server as its replacement will make it. */
+export function replaced(server: Server): Server {
+  return { ...server, ...server.replacement?.columns };
+}
+
+/** Makes a server what its replacement says, together with `change`. *Repeat*: there is no replacement any more. */
+export async function applyReplacement(db: Queryable, server: Server, change: ServerChange): Promise<void> {
+  const { flavor, metadata, ...columns } = server.replacement?.columns ?? {};
+  await updateServer(db, server.id, {
+    ...columns,
+    ...(flavor === undefined ? {} : { flavor: JSON.stringify(flavor) }),
+    ...(metadata === undefined ? {} : { metadata: JSON.stringify(metadata) }),
+    replacement: null,
+    ...change,
+  });
 }
 
 /** Servers that an operation is under way on. */

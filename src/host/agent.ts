@@ -109,8 +109,9 @@ export class LocalHostAgent implements HostAgent {
     crashPoint('agent.create-disk.formatted');
     if (content.kind === 'blank' || (content.kind === 'image' && overlays)) return;
     const { runDirectory } = this.#parts;
+    const isZeroed = disk.encryption === null || driver.capabilities.zeroUntilWritten;
     const fill = (sourceFile: HostPath | null) =>
-      this.#withPlaintext(disk, key, (path) => fillDisk(disk, content, path, { sourceFile, runDirectory }));
+      this.#withPlaintext(disk, key, (path) => fillDisk(disk, content, path, { sourceFile, isZeroed, runDirectory }));
     if (content.kind !== 'disk') return await fill(image);
     await this.#withPlaintext(content.from, keys.get(content.from.id) ?? null, fill);
   }

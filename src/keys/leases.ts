@@ -7,7 +7,7 @@ import type { Schema } from '#db/schema.ts';
 import { type AuditEntry, appendAuditEntries } from '#keys/audit.ts';
 
 /** Why a key is on a host. */
-export const leaseReasons = ['create', 'run', 'suspend'] as const;
+export const leaseReasons = ['create', 'copy', 'run', 'suspend'] as const;
 export type LeaseReason = (typeof leaseReasons)[number];
 export type Lease = Selectable<Schema['leases']>;
 

@@ -3,9 +3,10 @@ import { type ConfigDriveFacts, configDriveFiles, hostnameOf } from '#core/confi
 import type { Disk, DiskContent } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostName, ImageId, ServerId } from '#core/ids.ts';
+import type { TaskState } from '#core/server.ts';
 import type { Database } from '#db/database.ts';
 import { asDisk, disksOf } from '#db/disks.ts';
-import { findServer, instanceName, releaseServer, type Server, type ServerChange } from '#db/servers.ts';
+import { findServer, instanceName, releaseServer, type Server, type ServerChange, showProgress } from '#db/servers.ts';
 import type { HostAgent, ServerSpec } from '#host/host-agent.ts';
 import type { KeyService } from '#keys/key-service.ts';
 import type { Engine, Failure } from '#operations/engine.ts';
@@ -122,6 +123,11 @@ export function faultOf(failure: Failure) {
   return { code: failure.status, message: failure.message, created: new Date().toISOString() };
 }
 
+/** Shows how far the operation has come. A server that a delete took over is left alone. */
+export async function showTask(context: OperationContext, input: ServerInput, task: TaskState): Promise<void> {
+  await showProgress(context.db, input.serverId, input.operationId, task);
+}
+
 /** What a server is, judged by what runs and what is kept, when nobody's plan for it worked out. */
 export async function stateOnHost(
   context: OperationContext,
@@ -130,6 +136,9 @@ export async function stateOnHost(
   const placed = await loadIfPlaced(context, serverId);
   const running = (await placed?.agent.inventory())?.servers.find((found) => found.id === serverId);
   if (placed && rescueDisk(placed.disks)) return { vm_state: 'rescued', power_state: running?.state ?? 'shutdown' };
+  if (placed && placed.server.old_vm_state !== null) {
+    return { vm_state: 'resized', power_state: running?.state ?? 'shutdown' };
+  }
   if (running?.state === 'running') return { vm_state: 'active', power_state: 'running' };
   if (running?.state === 'paused') return { vm_state: 'paused', power_state: 'paused' };
   const memory = placed ? savedMemory(placed.disks) : null;

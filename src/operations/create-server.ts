@@ -1,15 +1,12 @@
-import { sql } from 'kysely';
 import { type EncryptionIntent, requiredTraits } from '#core/encryption-intent.ts';
-import { NightlatchError } from '#core/errors.ts';
 import { GIB } from '#core/sizes.ts';
 import type { Queryable } from '#db/database.ts';
 import { disksOf, placeDisks } from '#db/disks.ts';
-import { hostUse, listHosts } from '#db/hosts.ts';
 import { findServer, releaseServer, type Server, updateServer } from '#db/servers.ts';
 import { faultOf, finish, type OperationContext, type ServerInput } from '#operations/context.ts';
 import type { Operation } from '#operations/engine.ts';
+import { findRoom } from '#operations/find-room.ts';
 import { cacheImages, createDisks, destroyDisks, startGuest, storeKeys } from '#operations/steps.ts';
-import { type Candidate, chooseHost } from '#placement/choose-host.ts';
 
 /**
  * Create server. The rows of the server and its disks are durable before it begins.
@@ -49,20 +46,12 @@ export function createServer(context: OperationContext): Operation<ServerInput> 
   };
 }
 
-/** Any constant: placements wait for each other under this advisory lock, so that no room is given away twice. */
-const PLACEMENT_LOCK = 0x6e6c_706c;
-
 async function place(context: OperationContext, serverId: Server['id']): Promise<void> {
   await context.db.transaction().execute(async (tx) => {
-    await sql`select pg_advisory_xact_lock(${PLACEMENT_LOCK})`.execute(tx);
     const server = await findServer(tx, serverId);
     if (!server) throw new Error(`server ${serverId} has no row`);
     if (server.host) return;
-    const hosts = await candidates(tx);
-    const choice = chooseHost(hosts, await demandOf(tx, server));
-    if (choice.host === null) throw new NightlatchError('no-valid-host', { reason: choice.reason });
-    const host = (await listHosts(tx)).find(({ name }) => name === choice.host);
-    if (!host) throw new Error(`host ${choice.host} vanished while it was chosen`);
+    const host = await findRoom(tx, await demandOf(tx, server));
     await placeDisks(tx, serverId, {
       host: host.name,
       storage: host.storage,
@@ -70,20 +59,6 @@ async function place(context: OperationContext, serverId: Server['id']): Promise
     });
     await updateServer(tx, serverId, { host: host.name, task_state: 'spawning' });
   });
-}
-
-async function candidates(db: Queryable): Promise<Candidate[]> {
-  const hosts = await listHosts(db);
-  return await Promise.all(
-    hosts.map(async (host) => ({
-      name: host.name,
-      traits: host.traits,
-      vcpus: host.vcpus,
-      memoryMib: host.memory_mib,
-      diskGib: host.disk_gib,
-      used: await hostUse(db, host.name),
-    })),
-  );
 }
 
 async function demandOf(db: Queryable, server: Server) {

@@ -1,18 +1,16 @@
 import type { Duplex } from 'node:stream';
-import { CONFIG_DRIVE_BYTES } from '#core/config-drive.ts';
 import { crashPoint } from '#core/crash-point.ts';
-import type { DiskRole } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import { type DiskId, newId, type ServerId } from '#core/ids.ts';
 import { answersOnConsole, type ServerAction } from '#core/server.ts';
-import { GIB, MIB, roundUpToSector } from '#core/sizes.ts';
 import { insertDisks, type NewDisk } from '#db/disks.ts';
 import type { PendingOperation } from '#db/schema.ts';
-import { claimServer, findServer, insertServer, type Server, stateOf } from '#db/servers.ts';
+import { claimServer, findServer, insertServer, type Server, type ServerReplacement, stateOf } from '#db/servers.ts';
 import type { OperationContext, Particulars, ServerInput } from '#operations/context.ts';
 import { createServer } from '#operations/create-server.ts';
 import { deleteServer } from '#operations/delete-server.ts';
 import type { Engine, Operation } from '#operations/engine.ts';
+import { plannedDisks } from '#operations/planned-disks.ts';
 import {
   pauseServer,
   rebootServer,
@@ -21,7 +19,9 @@ import {
   stopServer,
   unpauseServer,
 } from '#operations/power-server.ts';
+import { rebuildServer } from '#operations/rebuild-server.ts';
 import { rescueServer, unrescueServer } from '#operations/rescue-server.ts';
+import { confirmResize, resizeServer, revertResize } from '#operations/resize-server.ts';
 import { resumeServer } from '#operations/resume-server.ts';
 import type { Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
 import { suspendServer } from '#operations/suspend-server.ts';
@@ -37,6 +37,10 @@ const operationOf = {
   'reboot-hard': 'reboot-server-hard',
   rescue: 'rescue-server',
   unrescue: 'unrescue-server',
+  resize: 'resize-server',
+  'confirm-resize': 'confirm-resize',
+  'revert-resize': 'revert-resize',
+  rebuild: 'rebuild-server',
   delete: 'delete-server',
   settle: 'settle-server',
 } as const satisfies Record<ServerAction, string>;
@@ -56,6 +60,10 @@ export function serverOperations(context: OperationContext): Operation<ServerInp
     rebootServer(context, 'hard'),
     rescueServer(context),
     unrescueServer(context),
+    resizeServer(context),
+    confirmResize(context),
+    revertResize(context),
+    rebuildServer(context),
     deleteServer(context),
   ];
 }
@@ -88,7 +96,7 @@ export class DurableServerOperations implements ServerOperations {
         operation: JSON.stringify(operation),
         updated_at: new Date(),
       });
-      await insertDisks(tx, plannedDisks(id, request, requester));
+      await insertDisks(tx, newDisks(id, request, requester));
       return inserted;
     });
     crashPoint('operations.recorded');
@@ -101,10 +109,11 @@ export class DurableServerOperations implements ServerOperations {
     serverId: ServerId,
     requester: Pick<Requester, 'requestId'>,
     particulars: Particulars = {},
+    replacement: ServerReplacement | null = null,
   ): Promise<void> {
-    const claim = await claimServer(this.#context.db, serverId, action, (underWay) =>
-      pending(operationOf[action], serverId, requester.requestId, underWay?.id ?? null, particulars),
-    );
+    const operation = (underWay: PendingOperation | null) =>
+      pending(operationOf[action], serverId, requester.requestId, underWay?.id ?? null, particulars);
+    const claim = await claimServer(this.#context.db, serverId, action, operation, replacement);
     crashPoint('operations.recorded');
     await this.#engine.start(claim.name, claim.id, claim.input);
     if (action === 'delete') await this.#awaitIfUnplaced(serverId, claim);
@@ -170,15 +179,16 @@ export function serverColumns(request: ServerRequest, requester: Requester) {
   };
 }
 
-/** One row per disk that the flavor and the request call for. Nova names the same ones. */
-function plannedDisks(serverId: ServerId, request: ServerRequest, requester: Requester): NewDisk[] {
-  const { flavor, image, intent } = request;
-  const disk = (role: DiskRole, sizeBytes: number, imageId: NewDisk['image_id'] = null): NewDisk => ({
+/** The rows of a new server's disks; where they go is still to be chosen. */
+function newDisks(serverId: ServerId, request: ServerRequest, requester: Requester): NewDisk[] {
+  const { flavor, image, intent, configDrive } = request;
+  const wanted = { flavor, imageId: image.id, imageBytes: image.virtualSizeBytes, configDrive };
+  return plannedDisks(wanted).map(({ role, ordinal, sizeBytes, imageId }) => ({
     id: newId<DiskId>(),
     server_id: serverId,
     project_id: requester.projectId,
     role,
-    ordinal: 0,
+    ordinal,
     size_bytes: sizeBytes,
     storage: null,
     encrypted: intent.encrypted,
@@ -187,12 +197,5 @@ function plannedDisks(serverId: ServerId, request: ServerRequest, requester: Req
     host: null,
     state: 'absent',
     secret_id: null,
-  });
-  const rootBytes = flavor.rootGib > 0 ? flavor.rootGib * GIB : roundUpToSector(image.virtualSizeBytes);
-  return [
-    disk('root', rootBytes, image.id),
-    ...(flavor.ephemeralGib > 0 ? [disk('ephemeral', flavor.ephemeralGib * GIB)] : []),
-    ...(flavor.swapMib > 0 ? [disk('swap', flavor.swapMib * MIB)] : []),
-    ...(request.configDrive ? [disk('config-drive', CONFIG_DRIVE_BYTES)] : []),
-  ];
+  }));
 }

@@ -3,7 +3,7 @@ import type { EncryptionIntent } from '#core/encryption-intent.ts';
 import type { ImageId, ProjectId, ServerId, UserId } from '#core/ids.ts';
 import type { ServerAction } from '#core/server.ts';
 import type { ServerFlavor } from '#db/schema.ts';
-import type { Server } from '#db/servers.ts';
+import type { Server, ServerReplacement } from '#db/servers.ts';
 import type { Particulars } from '#operations/context.ts';
 
 /** Who asks, for the audit trail. */
@@ -40,10 +40,17 @@ export interface ServerOperations {
   create(request: ServerRequest, requester: Requester): Promise<Server>;
 
   /**
-   * Starts an action on a server. Of two callers at once exactly one wins.
+   * Starts an action on a server. Of two callers at once exactly one wins. `replacement`: what a resize or a rebuild is to
+   * make of it.
    * *Throws* server-state (409) when the action is not allowed in the state the server is in.
    */
-  act(action: ServerAction, serverId: ServerId, requester: Requester, particulars?: Particulars): Promise<void>;
+  act(
+    action: ServerAction,
+    serverId: ServerId,
+    requester: Requester,
+    particulars?: Particulars,
+    replacement?: ServerReplacement | null,
+  ): Promise<void>;
 
   /** The last `bytes` bytes of the serial console; empty when the server has no host yet. */
   consoleLog(server: Server, bytes: number): Promise<Buffer>;

@@ -1,6 +1,7 @@
 import { crashPoint } from '#core/crash-point.ts';
-import type { Disk } from '#core/disk.ts';
+import type { Disk, DiskContent } from '#core/disk.ts';
 import { endUnplacedDisks, updateDisk } from '#db/disks.ts';
+import type { Server } from '#db/servers.ts';
 import {
   contentOf,
   guestDisks,
@@ -85,21 +86,26 @@ export function cacheImages(context: OperationContext, which: (disk: Disk) => bo
 }
 
 /**
- * Allocates, formats and fills each disk that is not yet formatted. *Repeat*: starts over with the disk a crash cut
- * short, which no guest has seen.
+ * Allocates, formats and fills each disk that is not yet formatted; `content` says with what, seeing all disks of the
+ * server. *Repeat*: starts over with the disk a crash cut short, which no guest has seen.
  */
-export function createDisks(context: OperationContext, which: (disk: Disk) => boolean): Step<ServerInput> {
+export function createDisks(
+  context: OperationContext,
+  which: (disk: Disk) => boolean,
+  content: (server: Server, disk: Disk, disks: readonly Disk[]) => DiskContent = contentOf,
+): Step<ServerInput> {
   return {
     name: 'create-disks',
     async run({ serverId, requestId }) {
       const { server, disks, agent } = await loadPlaced(context, serverId);
       for (const disk of disks.filter(which)) {
         if (disk.state === 'formatted') continue;
-        await context.keys.lend([disk], 'create', requestId, (keys) =>
-          agent.createDisk(disk, contentOf(server, disk), keys),
-        );
+        const filling = content(server, disk, disks);
+        const copied = filling.kind === 'disk' ? disks.filter(({ id }) => id === filling.from.id) : [];
+        const reason = copied.length > 0 ? 'copy' : 'create';
+        await context.keys.lend([disk, ...copied], reason, requestId, (keys) => agent.createDisk(disk, filling, keys));
         crashPoint('steps.create-disks.made');
-        await context.keys.close([disk], requestId);
+        await context.keys.close([disk, ...copied], requestId);
         await updateDisk(context.db, disk.id, { state: 'formatted' });
       }
     },

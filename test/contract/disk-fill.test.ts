@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { mkdtempSync, readdirSync, readFileSync, statSync } from 'node:fs';
-import { open, readFile } from 'node:fs/promises';
+import { open, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { CONFIG_DRIVE_BYTES } from '#core/config-drive.ts';
@@ -38,6 +38,8 @@ for (const storage of storageUnderTest) {
       });
       after(async () => lab[Symbol.asyncDispose]());
 
+      const isZeroed = () => encryption === null || lab.driver(storage).capabilities.zeroUntilWritten;
+
       /** As the host does it: create, format, unlock, fill, lock. */
       async function filled(
         disk: DiskSpec,
@@ -49,7 +51,7 @@ for (const storage of storageUnderTest) {
         if (imageFile !== null && overlays) return disk;
         const { runDirectory } = lab;
         await withPlaintext(lab, disk, key, (path) =>
-          fillDisk(disk, content, path, { sourceFile: imageFile, runDirectory }),
+          fillDisk(disk, content, path, { sourceFile: imageFile, isZeroed: isZeroed(), runDirectory }),
         );
         return disk;
       }
@@ -65,6 +67,27 @@ for (const storage of storageUnderTest) {
         });
         if (encryption === null && !isBlockDevice(storage))
           assert.ok(statSync(lab.driver(storage).attachment(disk).path).blocks * 512 < 4 * MIB);
+      });
+
+      test('what another disk holds, its zeros included, beyond the end of which nothing is promised', async () => {
+        const from = some({ sizeBytes: 8 * MIB });
+        const to = some({ sizeBytes: 24 * MIB });
+        await makeDisk(lab, from, key);
+        await makeDisk(lab, to, key);
+        const written = Buffer.concat([NOISE, Buffer.alloc(2 * MIB), NOISE, Buffer.alloc(4 * MIB)]);
+        await look(from, (path) => writeFile(path, written, { flag: 'r+' }));
+        const content: DiskContent = { kind: 'disk', from };
+        await look(from, (sourceFile) =>
+          look(to, (path) =>
+            fillDisk(to, content, path, { sourceFile, isZeroed: isZeroed(), runDirectory: lab.runDirectory }),
+          ),
+        );
+        await look(to, async (path) => {
+          assert.equal(sizeOf(path), to.sizeBytes);
+          assert.ok((await readFile(path)).subarray(0, written.length).equals(written));
+        });
+        if (isZeroed() && !isBlockDevice(storage))
+          assert.ok(statSync(lab.driver(storage).attachment(to).path).blocks * 512 < 8 * MIB);
       });
 
       test('a file system that is clean, however large', async () => {
@@ -91,7 +114,7 @@ for (const storage of storageUnderTest) {
         await look(disk, async (path) => {
           await using file = await open(path, 'r+');
           for (let at = 0; at < disk.sizeBytes; at += MIB) await file.write(NOISE, 0, MIB, at);
-          const source = { sourceFile: null, runDirectory: lab.runDirectory };
+          const source = { sourceFile: null, isZeroed: false, runDirectory: lab.runDirectory };
           await fillDisk(disk, { kind: 'filesystem', label: 'noisy' }, path, source);
           const { status, text } = tell('e2fsck', '-fn', path);
           assert.equal(status, 0, text);
@@ -156,7 +179,7 @@ test('a config drive takes no file from outside its tree', async () => {
   await lab.driver('raw').create(disk, null);
   for (const path of ['../x', '/etc/x', 'a/../../x', '', 'a//b', '.', 'a\0b']) {
     const content = { kind: 'config-drive', files: [{ path, base64: '' }] } as const;
-    const source = { sourceFile: null, runDirectory: lab.runDirectory };
+    const source = { sourceFile: null, isZeroed: false, runDirectory: lab.runDirectory };
     await assert.rejects(fillDisk(disk, content, lab.driver('raw').attachment(disk).path, source), /relative path/);
   }
 });

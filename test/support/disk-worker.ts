@@ -39,7 +39,7 @@ async function obey(runDirectory: HostPath): Promise<string> {
   if (verb === 'format') await encryptor.format(disk, medium, key);
   if (verb === 'filesystem') {
     const path = await encryptor.unlock(disk, medium, key);
-    const source = { sourceFile: null, runDirectory };
+    const source = { sourceFile: null, isZeroed: false, runDirectory };
     await fillDisk(disk, { kind: 'filesystem', label: 'x' }, path, source).finally(() => encryptor.lock(disk));
   }
   return verb === 'unlock' || verb === 'hold' ? await encryptor.unlock(disk, medium, key) : '';

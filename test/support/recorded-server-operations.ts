@@ -3,7 +3,15 @@ import type { HostName, ServerId } from '#core/ids.ts';
 import { newId } from '#core/ids.ts';
 import type { ServerAction } from '#core/server.ts';
 import type { Database } from '#db/database.ts';
-import { claimServer, findServer, insertServer, releaseServer, type Server, type ServerChange } from '#db/servers.ts';
+import {
+  claimServer,
+  findServer,
+  insertServer,
+  releaseServer,
+  type Server,
+  type ServerChange,
+  type ServerReplacement,
+} from '#db/servers.ts';
 import type { Particulars } from '#operations/context.ts';
 import { serverColumns } from '#operations/durable-server-operations.ts';
 import type { Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
@@ -41,8 +49,14 @@ export class RecordedServerOperations implements ServerOperations {
     });
   }
 
-  async act(action: ServerAction, serverId: ServerId, _requester: Requester, particulars?: Particulars): Promise<void> {
-    await claimServer(this.#db, serverId, action, () => ({ id: action, name: action, input: null }));
+  async act(
+    action: ServerAction,
+    serverId: ServerId,
+    _requester: Requester,
+    particulars?: Particulars,
+    replacement: ServerReplacement | null = null,
+  ): Promise<void> {
+    await claimServer(this.#db, serverId, action, () => ({ id: action, name: action, input: null }), replacement);
     this.acts.push({ action, serverId, ...(particulars ? { particulars } : {}) });
   }
 

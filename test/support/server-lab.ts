@@ -1,6 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { CloudClient, JsonObject } from '#cli/cloud/client.ts';
+import { GuestConsole } from '#cli/cloud/guest-console.ts';
 import { type Disk, diskRoles } from '#core/disk.ts';
 import type { HostPath, ServerId } from '#core/ids.ts';
 import { connectPool, type Database, openDatabase } from '#db/database.ts';
@@ -21,6 +22,7 @@ export type FlavorSizes = {
 /** What a disk's file is, by what is in it. */
 export type DiskFacts = {
   readonly role: Disk['role'];
+  readonly standing: Disk['standing'];
   readonly secretId: Disk['secretId'];
   readonly path: HostPath;
   /** `luks` for a raw disk that is encrypted, `qcow2+luks` for a qcow2 one. */
@@ -80,6 +82,12 @@ export class ServerLab implements AsyncDisposable {
     return body.server.id;
   }
 
+  /** The next letter of a guest of the boot sector that has been up for a while. */
+  async answer(id: string): Promise<string> {
+    using guest = await GuestConsole.open(await this.cloud.serialConsoleUrl(id));
+    return (await guest.exchange('n', /[a-z]/))[0];
+  }
+
   async delete(id: string): Promise<void> {
     await this.cloud.expect('compute', 'DELETE', `/v2.1/servers/${id}`);
     await this.cloud.waitUntilGone(id);
@@ -100,6 +108,7 @@ export class ServerLab implements AsyncDisposable {
     const inner = info['format-specific']?.data?.encrypt?.format;
     return {
       role: disk.role,
+      standing: disk.standing,
       secretId: disk.secretId,
       path,
       format: inner === undefined ? info.format : `${info.format}+${inner}`,

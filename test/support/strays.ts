@@ -37,6 +37,9 @@ export async function findStrays(service: TestService): Promise<string[]> {
     if (disk.encrypted && !secrets.some(({ id }) => id === disk.secret_id)) strays.push(`${where} has no secret`);
     if (disk.role === 'memory' && server?.vm_state !== 'suspended') strays.push(`${where} was kept`);
     if (disk.role === 'rescue' && server?.vm_state !== 'rescued') strays.push(`${where} was kept`);
+    if (disk.standing === 'coming' || (disk.standing === 'kept' && server?.vm_state !== 'resized')) {
+      strays.push(`${where} is ${disk.standing}`);
+    }
   }
   for (const secret of secrets) {
     if (!disks.some((disk) => disk.secret_id === secret.id)) strays.push(`secret ${secret.name} opens nothing`);
@@ -44,8 +47,8 @@ export async function findStrays(service: TestService): Promise<string[]> {
   for (const lease of leases) {
     const disk = disks.find(({ id }) => id === lease.disk_id);
     const server = disk ? servers.get(disk.server_id) : undefined;
-    if (!server || !shouldRun(stateOf(server)))
-      strays.push(`lease of disk ${disk?.role} of a server that is ${server?.vm_state}`);
+    if (!server || !shouldRun(stateOf(server)) || disk?.standing !== 'live')
+      strays.push(`lease of disk ${disk?.role} (${disk?.standing}) of a server that is ${server?.vm_state}`);
   }
   const running = [...servers.values()].filter((server) => shouldRun(stateOf(server)));
   const attached = running.flatMap(({ id }) => guestDisks(disks.filter((disk) => disk.server_id === id).map(asDisk)));

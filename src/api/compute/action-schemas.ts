@@ -1,5 +1,6 @@
 import { type Static, Type } from 'typebox';
 import { exactly, ShortText } from '#api/compute/fields.ts';
+import { Rebuild, Resize } from '#api/compute/replace-schemas.ts';
 
 const ImageRef = Type.String({ pattern: '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' });
 
@@ -13,6 +14,8 @@ export const ActionBody = Type.Object(
         exactly({ adminPass: Type.Optional(ShortText), rescue_image_ref: Type.Optional(ImageRef) }),
       ]),
     ),
+    resize: Type.Optional(Resize),
+    rebuild: Type.Optional(Rebuild),
     lock: Type.Optional(Type.Union([Type.Null(), exactly({ locked_reason: Type.Optional(ShortText) })])),
     'os-resetState': Type.Optional(exactly({ state: Type.Union([Type.Literal('active'), Type.Literal('error')]) })),
     'os-getConsoleOutput': Type.Optional(

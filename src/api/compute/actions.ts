@@ -4,7 +4,10 @@ import type { ActionBody } from '#api/compute/action-schemas.ts';
 import { consoleOutput } from '#api/compute/console-output.ts';
 import { has, requireNotYet } from '#api/compute/microversions.ts';
 import type { ComputeAction } from '#api/compute/policy.ts';
+import { rebuild } from '#api/compute/rebuild.ts';
+import type { Rebuild, Resize } from '#api/compute/replace-schemas.ts';
 import { rescueServer } from '#api/compute/rescue.ts';
+import { resize, revertResize } from '#api/compute/resize.ts';
 import { deleteOnce, lockServer, resetState, unlockServer } from '#api/compute/server-changes.ts';
 import { checkUnlocked } from '#api/compute/server-lookup.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
@@ -21,9 +24,12 @@ export type ActionCall = {
   readonly services: ComputeServices;
 };
 
-/** Who may do it, and what it does: it answers 200 with a body, or 202 without. */
+/** Who may do it, and what it does: unless it names another, the answer is 200 with a body, or 202 without. */
 export type Action = {
   readonly policy: ComputeAction;
+  readonly status?: 202 | 204;
+  /** The answer says where the server is. */
+  readonly isLocated?: true;
   readonly run: (call: ActionCall) => Promise<object | null>;
 };
 
@@ -44,6 +50,27 @@ export const actions: Readonly<Record<string, Action>> = {
   },
   rescue: { policy: 'os_compute_api:os-rescue', run: rescueServer },
   unrescue: operation('os_compute_api:os-unrescue', 'unrescue'),
+  resize: {
+    policy: 'os_compute_api:servers:resize',
+    run: async (call) => {
+      await resize(call, call.body.resize as Resize);
+      return null;
+    },
+  },
+  confirmResize: { ...operation('os_compute_api:servers:confirm_resize', 'confirm-resize'), status: 204 },
+  revertResize: {
+    policy: 'os_compute_api:servers:revert_resize',
+    run: async (call) => {
+      await revertResize(call);
+      return null;
+    },
+  },
+  rebuild: {
+    policy: 'os_compute_api:servers:rebuild',
+    status: 202,
+    isLocated: true,
+    run: (call) => rebuild(call, call.body.rebuild as Rebuild),
+  },
   forceDelete: {
     policy: 'os_compute_api:servers:delete',
     run: async ({ services, server, context }) => {
@@ -94,7 +121,7 @@ export const actions: Readonly<Record<string, Action>> = {
 
 /** Actions that Compute has and that are not served: 501, as from a driver that cannot do them. */
 export const unservedActions: ReadonlySet<string> = new Set([
-  ...['resize', 'confirmResize', 'revertResize', 'rebuild', 'migrate', 'os-migrateLive'],
+  ...['migrate', 'os-migrateLive'],
   ...['createImage', 'createBackup', 'shelve', 'shelveOffload', 'unshelve', 'evacuate', 'restore', 'changePassword'],
   ...['os-getVNCConsole', 'os-getSPICEConsole', 'os-getRDPConsole', 'trigger_crash_dump', 'resetNetwork'],
   ...['addSecurityGroup', 'removeSecurityGroup', 'addFixedIp', 'removeFixedIp', 'addFloatingIp', 'removeFloatingIp'],

@@ -1,5 +1,6 @@
 import { badRequest } from '#core/errors.ts';
 import type { ImageId } from '#core/ids.ts';
+import type { Image } from '#core/image.ts';
 import type { ImageStore, ImageViewer } from '#images/image-store.ts';
 
 /** An image that a server can boot from. */
@@ -16,7 +17,19 @@ export type BootImage = {
 export async function getBootImage(images: ImageStore, id: string, viewer: ImageViewer): Promise<BootImage> {
   const image = await images.find(id as ImageId, viewer);
   if (!image) throw badRequest('Can not find requested image');
-  if (image.status !== 'active' || image.virtualSizeBytes === null) throw badRequest(`Image ${id} is not active.`);
+  const bootable = asBootImage(image);
+  if (!bootable) throw badRequest(`Image ${id} is not active.`);
+  return bootable;
+}
+
+/** As `getBootImage`, for an image that may be gone since a server was made from it: null then. */
+export async function findBootImage(images: ImageStore, id: ImageId, viewer: ImageViewer): Promise<BootImage | null> {
+  const image = await images.find(id, viewer);
+  return image ? asBootImage(image) : null;
+}
+
+function asBootImage(image: Image): BootImage | null {
+  if (image.status !== 'active' || image.virtualSizeBytes === null) return null;
   return {
     id: image.id,
     name: image.name ?? image.id,

@@ -2,8 +2,9 @@ import { randomBytes } from 'node:crypto';
 import type { FastifyRequest } from 'fastify';
 import type { RequestContext } from '#api/auth.ts';
 import { type BootImage, getBootImage } from '#api/compute/boot-image.ts';
+import { checkFit, getChosenFlavor } from '#api/compute/chosen-flavor.ts';
 import { imageIdFrom, refuseUnserved } from '#api/compute/create-checks.ts';
-import { addressFrom, isStorableText, toBoolean, toInteger } from '#api/compute/fields.ts';
+import { addressFrom, toBoolean, toInteger, userDataFrom } from '#api/compute/fields.ts';
 import { has } from '#api/compute/microversions.ts';
 import { allowed } from '#api/compute/policy.ts';
 import { checkMetadataCount } from '#api/compute/server-metadata.ts';
@@ -11,8 +12,7 @@ import type { CreateServer } from '#api/compute/server-schemas.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
 import { resolveEncryptionIntent } from '#core/encryption-intent.ts';
 import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
-import { GIB } from '#core/sizes.ts';
-import { type Flavor, findFlavor } from '#db/flavors.ts';
+import type { ServerFlavor } from '#db/schema.ts';
 import type { Server } from '#db/servers.ts';
 import type { ServerRequest } from '#operations/server-operations.ts';
 
@@ -45,10 +45,10 @@ export async function createServers(
   const { minCount, maxCount } = countsFrom(asked);
   const network = networkFrom(request, asked);
   refuseUnserved(body, request);
-  const flavor = await getAskedFlavor(services, asked, context);
+  const flavor = await getChosenFlavor(services.db, String(asked.flavorRef), context);
   const image = await getBootImage(services.images, imageIdFrom(asked), context);
   checkFit(flavor, image);
-  if (flavor.root_gib === 0) allowed(request, 'os_compute_api:servers:create:zero_disk_flavor');
+  if (flavor.rootGib === 0) allowed(request, 'os_compute_api:servers:create:zero_disk_flavor');
   const prototype = prototypeFrom(asked, flavor, image, network);
   const servers = await createEach(prototype, { minCount, maxCount }, context, services);
   return {
@@ -62,29 +62,20 @@ export async function createServers(
 
 function prototypeFrom(
   asked: Asked,
-  flavor: Flavor,
+  flavor: ServerFlavor,
   image: BootImage,
   network: ServerRequest['network'],
 ): ServerRequest {
   const metadata = asked.metadata ?? {};
   checkMetadataCount(metadata);
-  const userData = userDataFrom(asked);
+  const userData = userDataFrom(asked.user_data);
   return {
     name: asked.name,
     description: asked.description ?? null,
-    flavor: {
-      id: flavor.id,
-      name: flavor.name,
-      vcpus: flavor.vcpus,
-      ramMib: flavor.ram_mib,
-      rootGib: flavor.root_gib,
-      ephemeralGib: flavor.ephemeral_gib,
-      swapMib: flavor.swap_mib,
-      extraSpecs: flavor.extra_specs,
-    },
+    flavor,
     image: { id: image.id, virtualSizeBytes: image.virtualSizeBytes },
     intent: resolveEncryptionIntent(
-      { name: flavor.name, properties: flavor.extra_specs },
+      { name: flavor.name, properties: flavor.extraSpecs },
       { name: image.name, properties: image.properties },
     ),
     metadata,
@@ -164,36 +155,4 @@ function networkFrom(request: FastifyRequest, asked: Asked): ServerRequest['netw
   throw badRequest(
     `Network ${shorten(named, 64)} could not be found. There is no network service here: ask for the networks 'none' or 'auto'.`,
   );
-}
-
-function userDataFrom(asked: Asked): string | null {
-  const text = asked.user_data?.replaceAll(/\s/g, '') ?? '';
-  if (text === '') return null;
-  const isBase64 = /^[A-Za-z0-9+/]*={0,2}$/.test(text) && text.length % 4 === 0;
-  if (!isBase64) throw badRequest('Invalid input for field/attribute user_data: it is not base64.');
-  return text;
-}
-
-async function getAskedFlavor({ db }: ComputeServices, asked: Asked, context: RequestContext): Promise<Flavor> {
-  const id = String(asked.flavorRef).split('/').at(-1) ?? '';
-  const flavor = isStorableText(id) ? await findFlavor(db, id, context.isAdmin ? null : context.projectId) : null;
-  if (!flavor || flavor.disabled) throw badRequest(`Flavor ${shorten(id)} could not be found.`);
-  return flavor;
-}
-
-/** See nova.compute.api `_validate_flavor_image_nostatus`. */
-function checkFit(flavor: Flavor, image: BootImage): void {
-  if (flavor.ram_mib < image.minRamMib) throw badRequest("Flavor's memory is too small for requested image.");
-  if (flavor.root_gib === 0) return;
-  const diskBytes = flavor.root_gib * GIB;
-  if (diskBytes < image.virtualSizeBytes) {
-    throw badRequest(
-      `Flavor's disk is too small for requested image. Flavor disk is ${diskBytes} bytes, image is ${image.virtualSizeBytes} bytes.`,
-    );
-  }
-  if (flavor.root_gib < image.minDiskGib) {
-    throw badRequest(
-      `Flavor's disk is smaller than the minimum size specified in image metadata. Flavor disk is ${diskBytes} bytes, minimum size is ${image.minDiskGib * GIB} bytes.`,
-    );
-  }
 }

@@ -14,10 +14,18 @@ const cameWith: Readonly<Record<string, Feature>> = {
 /** Fields that went with a microversion. */
 const wentWith: Readonly<Record<string, Feature>> = { personality: 'no-personality' };
 
-/** Refuses fields that the microversion does not have yet, or not any more. @throws bad-request (400). */
-export function refuseFieldsBefore(request: FastifyRequest, fields: object): void {
+/**
+ * Refuses fields that the microversion does not have yet, or not any more. `besides`: of this request alone.
+ * @throws bad-request (400).
+ */
+export function refuseFieldsBefore(
+  request: FastifyRequest,
+  fields: object,
+  besides: Readonly<Record<string, Feature>> = {},
+): void {
+  const came = { ...cameWith, ...besides };
   for (const name of Object.keys(fields)) {
-    const since = Object.hasOwn(cameWith, name) ? cameWith[name] : undefined;
+    const since = Object.hasOwn(came, name) ? came[name] : undefined;
     const until = Object.hasOwn(wentWith, name) ? wentWith[name] : undefined;
     if (since && !has(request, since)) throw unexpected(name, `came with microversion 2.${features[since]}`);
     if (until && has(request, until)) throw unexpected(name, `went with microversion 2.${features[until]}`);

@@ -51,6 +51,15 @@ export function addressFrom(name: 'accessIPv4' | 'accessIPv6', text: string | nu
   throw badRequest(`Invalid input for field/attribute ${name}: '${text}' is no such address.`);
 }
 
+/** User data as it is stored; null: none. @throws bad-request (400) when it is not base64. */
+export function userDataFrom(asked: string | null | undefined): string | null {
+  const text = asked?.replaceAll(/\s/g, '') ?? '';
+  if (text === '') return null;
+  const isBase64 = /^[A-Za-z0-9+/]*={0,2}$/.test(text) && text.length % 4 === 0;
+  if (!isBase64) throw badRequest('Invalid input for field/attribute user_data: it is not base64.');
+  return text;
+}
+
 /** An object that has these fields and no others. */
 export function exactly<const Fields extends Record<string, TSchema>>(fields: Fields) {
   return Type.Object(fields, { additionalProperties: false });

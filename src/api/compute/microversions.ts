@@ -24,8 +24,10 @@ export const features = {
   'server-flavor-embedded': 47,
   'tags-at-create': 52,
   'uuid-of-services': 53,
+  'rebuild-key-name': 54,
   'flavor-description': 55,
   'no-personality': 57,
+  'rebuild-user-data': 57,
   'flavor-extra-specs-shown': 61,
   'trusted-image-certificates': 63,
   'changes-before': 66,
@@ -33,10 +35,12 @@ export const features = {
   'locked-reason': 73,
   'host-at-create': 74,
   'strict-queries': 75,
+  'rebuild-shows-all': 75,
   'extra-specs-checked': 86,
   'hypervisor-short': 88,
   'server-hostname': 90,
   'keypair-import-only': 92,
+  'rebuild-boot-volume': 93,
 } as const satisfies Record<string, number>;
 export type Feature = keyof typeof features;
 

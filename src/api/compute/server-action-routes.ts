@@ -1,6 +1,7 @@
 import { ActionBody, RemoteConsoleBody } from '#api/compute/action-schemas.ts';
 import { actions, notServed, unservedActions } from '#api/compute/actions.ts';
 import type { ComputeApp } from '#api/compute/app.ts';
+import { linksTo } from '#api/compute/links.ts';
 import { requireFeature } from '#api/compute/microversions.ts';
 import { allowed } from '#api/compute/policy.ts';
 import { getServer } from '#api/compute/server-lookup.ts';
@@ -24,8 +25,10 @@ export function addServerActionRoutes(app: ComputeApp, services: ComputeServices
     const context = allowed(request, action.policy);
     const server = await getServer(services.db, id, context);
     const answer = await action.run({ request, body, context, server, services });
-    if (answer === null) return await reply.status(202).send();
-    return answer;
+    const [self] = action.isLocated ? linksTo(request, services.publicUrl, `servers/${server.id}`) : [];
+    if (self) reply.header('location', self.href);
+    if (answer === null) return await reply.status(action.status ?? 202).send();
+    return await reply.status(action.status ?? 200).send(answer);
   });
   app.post('/servers/:id/remote-consoles', { schema: { body: RemoteConsoleBody } }, async (request) => {
     requireFeature(request, 'remote-consoles');

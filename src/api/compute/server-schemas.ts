@@ -5,10 +5,16 @@ import { BooleanWord, Description, exactly, integerField, Metadata, Name, ShortT
 export const Tag = Type.String({ minLength: 1, maxLength: 60, pattern: '^[^,/\\p{Cc}\\p{Cs}]+$' });
 export const Tags = Type.Array(Tag, { maxItems: 50 });
 /** Text of which only presence matters, because what it would choose is not served. */
-const Word = Type.String({ maxLength: 255 });
-const DiskConfig = Type.Enum(['AUTO', 'MANUAL']);
-const Address = Type.Union([Type.String({ maxLength: 64, pattern: '^[0-9a-fA-F.:]*$' }), Type.Null()]);
-const Hostname = Type.String({ minLength: 1, maxLength: 63, pattern: '^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?$' });
+export const Word = Type.String({ maxLength: 255 });
+export const DiskConfig = Type.Enum(['AUTO', 'MANUAL']);
+export const Address = Type.Union([Type.String({ maxLength: 64, pattern: '^[0-9a-fA-F.:]*$' }), Type.Null()]);
+export const Hostname = Type.String({
+  minLength: 1,
+  maxLength: 63,
+  pattern: '^[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?$',
+});
+
+export const UserData = Type.Union([Type.String({ maxLength: 65_535 }), Type.Null()]);
 
 const Network = exactly({
   uuid: Type.Optional(Word),
@@ -63,7 +69,7 @@ export const CreateServer = exactly({
     max_count: Type.Optional(integerField(1)),
     return_reservation_id: Type.Optional(BooleanWord),
     security_groups: Type.Optional(Type.Array(exactly({ name: Type.Optional(Name) }), { maxItems: 64 })),
-    user_data: Type.Optional(Type.Union([Type.String({ maxLength: 65_535 }), Type.Null()])),
+    user_data: Type.Optional(UserData),
     description: Type.Optional(Description),
     tags: Type.Optional(Tags),
     trusted_image_certificates: Type.Optional(Type.Union([Type.Array(Word, { maxItems: 50 }), Type.Null()])),

@@ -15,6 +15,8 @@ const TIMEOUT_MS = 10 * 60_000;
 export type FillSource = {
   /** The raw image in the cache, or the plaintext of the disk to copy; needed for those contents only. */
   readonly sourceFile: HostPath | null;
+  /** The disk reads as zeros now, so that zeros need not be written. */
+  readonly isZeroed: boolean;
   /** Memory-backed storage for what must not touch a disk in clear. */
   readonly runDirectory: HostPath;
 };
@@ -40,7 +42,7 @@ export async function fillDisk(
       return;
     case 'image':
     case 'disk':
-      await copyAll(disk, neededSource(source), plaintext, doing);
+      await copyAll(source, plaintext, doing);
       break;
     case 'filesystem':
       await makeFilesystem(content.label, plaintext, doing);
@@ -71,11 +73,11 @@ function neededSource({ sourceFile }: FillSource): HostPath {
   return sourceFile;
 }
 
-/** `-S 0` writes zeros as data instead of discarding; a file just created is zero already and stays sparse. */
-async function copyAll(disk: DiskSpec, source: HostPath, plaintext: HostPath, doing: string): Promise<void> {
-  const zeros = disk.encryption === null ? ['--target-is-zero'] : ['-S', '0'];
+/** `-S 0` writes zeros as data instead of discarding; what is zero already stays sparse. */
+async function copyAll(source: FillSource, plaintext: HostPath, doing: string): Promise<void> {
+  const zeros = source.isZeroed ? ['--target-is-zero'] : ['-S', '0'];
   const formats = ['-f', 'raw', '-O', 'raw'];
-  await run('qemu-img', ['convert', '-n', ...zeros, ...formats, source, plaintext], {
+  await run('qemu-img', ['convert', '-n', ...zeros, ...formats, neededSource(source), plaintext], {
     doing,
     timeoutMs: IMAGE_TIMEOUT_MS,
   });

@@ -8,6 +8,8 @@ export type StorageCapabilities = {
   readonly formats: readonly EncryptionFormat[];
   /** A disk from an image starts as an overlay over the cached image instead of a copy. */
   readonly copyOnWrite: boolean;
+  /** What was never written reads as zeros, also of an encrypted disk. */
+  readonly zeroUntilWritten: boolean;
   /** Disks are block devices: the kernel can encrypt them, and room is taken whole when they are made. */
   readonly blockDevice: boolean;
 };

@@ -36,7 +36,12 @@ export function lvmStorage({ volumeGroup, thinPool, noteOf }: LvmOptions): Stora
     return volume === null || volume.tags.includes(DISK_TAG + disk.id) ? volume : 'foreign';
   };
   return {
-    capabilities: { formats: ['luks', 'luksv2', 'plain'], copyOnWrite: false, blockDevice: true },
+    capabilities: {
+      formats: ['luks', 'luksv2', 'plain'],
+      copyOnWrite: false,
+      zeroUntilWritten: false,
+      blockDevice: true,
+    },
 
     async create(disk, backing) {
       if (backing !== null) throw new Error('a logical volume has no backing file');

@@ -37,7 +37,7 @@ export function qcow2Storage({
   const skeleton = new Skeleton(cacheDirectory);
   const fileOf = (disk: DiskSpec) => diskFile(disksDirectory, disk);
   return {
-    capabilities: { formats: ['luks'], copyOnWrite: true, blockDevice: false },
+    capabilities: { formats: ['luks'], copyOnWrite: true, zeroUntilWritten: true, blockDevice: false },
 
     async prepare() {
       await skeleton.path();

@@ -19,7 +19,7 @@ import type { StorageDriver } from '#host/storage/storage-driver.ts';
 export function rawStorage({ disksDirectory }: { readonly disksDirectory: HostPath }): StorageDriver {
   const fileOf = (disk: DiskSpec) => diskFile(disksDirectory, disk);
   return {
-    capabilities: { formats: ['luks'], copyOnWrite: false, blockDevice: false },
+    capabilities: { formats: ['luks'], copyOnWrite: false, zeroUntilWritten: false, blockDevice: false },
 
     async create(disk, backing) {
       if (backing !== null) throw new Error('a raw disk has no backing file');

@@ -19,6 +19,12 @@ const defaults = z.strictObject({
     .min(0)
     .default(60)
     .describe('Seconds a guest gets to shut down by itself before a stop ends it. 0: end it at once.'),
+  shelved_offload_time: z
+    .number()
+    .int()
+    .min(-1)
+    .default(0)
+    .describe('Seconds after which a shelved server leaves its host. 0: at once. -1: never by itself.'),
   image_size_cap: z
     .number()
     .int()

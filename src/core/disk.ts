@@ -3,9 +3,9 @@ import type { DiskId, HostName, ImageId, ProjectId, SecretId, ServerId } from '#
 
 /**
  * What a server uses a disk for, in the order a guest sees them. Saved memory and the config drive are disks like any
- * other. `rescue`: a rescued server starts from it.
+ * other. `rescue`: a rescued server starts from it. `snapshot`: no guest sees it, it becomes the data of an image.
  */
-export const diskRoles = ['rescue', 'root', 'ephemeral', 'swap', 'config-drive', 'memory'] as const;
+export const diskRoles = ['rescue', 'root', 'ephemeral', 'swap', 'config-drive', 'memory', 'snapshot'] as const;
 export type DiskRole = (typeof diskRoles)[number];
 
 /**

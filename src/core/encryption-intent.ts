@@ -1,4 +1,5 @@
 import { NightlatchError } from '#core/errors.ts';
+import { imageEncryption } from '#core/image-encryption.ts';
 
 /** Values of `hw:ephemeral_encryption_format` that the API knows; what a host can do is a matter of traits. */
 export const encryptionFormats = ['plain', 'luks', 'luksv2'] as const;
@@ -15,26 +16,32 @@ export type EncryptionIntent = { readonly encrypted: boolean; readonly format: E
 type Named = { readonly name: string; readonly properties: Readonly<Record<string, string>> };
 
 /**
- * Decides whether a server's disks are encrypted, and how, from its flavor's extra specs and its image's properties.
+ * Decides whether a server's disks are encrypted, and how, from its flavor's extra specs and its image's properties. From
+ * an encrypted image they are, unless told otherwise; and that is refused, because it would decrypt it in silence.
  *
- * @throws encryption-conflict (400) when both say something and differ; encryption-format-invalid (400).
+ * @throws encryption-conflict (400) when both say something and differ; encryption-format-invalid (400);
+ * encrypted-image-conflict (409).
  * See nova-specs 2024.2 "ephemeral-storage-encryption"; the code answers 400 where the specification says 409.
  */
 export function resolveEncryptionIntent(flavor: Named, image: Named): EncryptionIntent {
   const encrypted = agree(flavor, image, ENCRYPTION_EXTRA_SPEC, ENCRYPTION_IMAGE_PROPERTY, parseBoolean);
   const format = agree(flavor, image, ENCRYPTION_FORMAT_EXTRA_SPEC, ENCRYPTION_FORMAT_IMAGE_PROPERTY, parseFormat);
-  return { encrypted: encrypted ?? false, format: encrypted ? format : null };
+  const isImageEncrypted = imageEncryption(image.properties) !== null;
+  if (isImageEncrypted && encrypted === false) throw imageConflict(flavor, image);
+  const isEncrypted = encrypted ?? isImageEncrypted;
+  return { encrypted: isEncrypted, format: isEncrypted ? format : null };
 }
 
-/** What an image says by itself; null where it says nothing. @throws encryption-format-invalid; bad-request. */
+/** What an image says by itself; null where it says nothing. One that is encrypted says that disks are. @throws encryption-format-invalid; bad-request. */
 export function imageIntent({ properties }: Pick<Named, 'properties'>): {
   readonly encrypted: boolean | null;
   readonly format: EncryptionFormat | null;
 } {
   const encrypted = properties[ENCRYPTION_IMAGE_PROPERTY];
   const format = properties[ENCRYPTION_FORMAT_IMAGE_PROPERTY];
+  const isEncrypted = imageEncryption(properties) !== null;
   return {
-    encrypted: encrypted === undefined ? null : parseBoolean(ENCRYPTION_IMAGE_PROPERTY, encrypted),
+    encrypted: isEncrypted || (encrypted === undefined ? null : parseBoolean(ENCRYPTION_IMAGE_PROPERTY, encrypted)),
     format: format === undefined ? null : parseFormat(ENCRYPTION_FORMAT_IMAGE_PROPERTY, format),
   };
 }
@@ -55,6 +62,15 @@ export function requiredTraits(intent: EncryptionIntent): string[] {
 
 export function formatTrait(format: EncryptionFormat): string {
   return `COMPUTE_EPHEMERAL_ENCRYPTION_${format.toUpperCase()}`;
+}
+
+function imageConflict(flavor: Named, image: Named): NightlatchError {
+  const value = flavor.properties[ENCRYPTION_EXTRA_SPEC];
+  const said =
+    value === undefined
+      ? { where: 'it', key: ENCRYPTION_IMAGE_PROPERTY, value: image.properties[ENCRYPTION_IMAGE_PROPERTY] ?? '' }
+      : { where: `flavor ${flavor.name}`, key: ENCRYPTION_EXTRA_SPEC, value };
+  return new NightlatchError('encrypted-image-conflict', { image: image.name, ...said });
 }
 
 function agree<T>(

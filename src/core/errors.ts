@@ -102,6 +102,22 @@ const catalogue = {
     retry: 'later',
     text: '{doing} failed: no space left on {where}. Free space there, then try again.',
   },
+  'image-key-unavailable': {
+    status: 500,
+    retry: 'after-change',
+    text: 'Reading the key of image {image} failed: {reason}. No disk was made from it. Use another image.',
+  },
+  'image-wrong-key': {
+    status: 500,
+    retry: 'after-change',
+    text: 'The key of image {image} does not open it: os_encrypt_key_id names another key. No disk was made from it.',
+  },
+  'encrypted-image-refused': { status: 403, retry: 'after-change', text: 'Image {image} was refused: {reason}.' },
+  'encrypted-image-conflict': {
+    status: 409,
+    retry: 'after-change',
+    text: 'Image {image} is encrypted but {where} has {key}={value}: its data would lie on the host in clear. Remove that, or use an image that is not encrypted.',
+  },
   'image-invalid': { status: 400, retry: 'after-change', text: 'Image {image} was refused: {reason}.' },
   'host-locked': {
     status: 409,

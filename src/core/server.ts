@@ -74,6 +74,10 @@ export type ServerAction =
   | 'confirm-resize'
   | 'revert-resize'
   | 'rebuild'
+  | 'create-image'
+  | 'shelve'
+  | 'shelve-offload'
+  | 'unshelve'
   | 'delete'
   | 'settle';
 
@@ -106,6 +110,14 @@ export const serverActions: Readonly<Record<ServerAction, Rule>> = {
   'confirm-resize': { from: ['resized'], task: 'resize_confirming', novaName: 'confirmResize' },
   'revert-resize': { from: ['resized'], task: 'resize_reverting', novaName: 'revertResize' },
   rebuild: { from: ['active', 'stopped', 'error'], task: 'rebuilding', novaName: 'rebuild' },
+  'create-image': {
+    from: ['active', 'stopped', 'paused', 'suspended'],
+    task: 'image_snapshot_pending',
+    novaName: 'createImage',
+  },
+  shelve: { from: ['active', 'stopped', 'paused', 'suspended'], task: 'shelving', novaName: 'shelve' },
+  'shelve-offload': { from: ['shelved'], task: 'shelving_offloading', novaName: 'shelveOffload' },
+  unshelve: { from: ['shelved', 'shelved_offloaded'], task: 'unshelving', novaName: 'unshelve' },
   delete: {
     from: vmStates.filter((state) => state !== 'deleted'),
     alsoDuring: taskStates.filter((task) => task !== 'deleting'),

@@ -1,6 +1,6 @@
 import type { Insertable, Selectable, Updateable } from 'kysely';
 import { type Disk, type DiskRole, diskRoles } from '#core/disk.ts';
-import type { DiskId, HostName, ImageId, ServerId } from '#core/ids.ts';
+import { type DiskId, type HostName, type ImageId, newId, type SecretId, type ServerId } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
 
@@ -29,6 +29,12 @@ export async function disksOf(db: Queryable, serverId: ServerId): Promise<DiskRo
     .execute();
   const place = ({ role }: DiskRow) => diskRoles.indexOf(role);
   return rows.sort((a, b) => place(a) - place(b) || a.ordinal - b.ordinal || a.generation - b.generation);
+}
+
+/** Whether a disk that is not destroyed names this secret as its key. */
+export async function isDiskKey(db: Queryable, secret: SecretId): Promise<boolean> {
+  const query = db.selectFrom('disks').select('id').where('secret_id', '=', secret).where('state', '<>', 'destroyed');
+  return (await query.executeTakeFirst()) !== undefined;
 }
 
 export async function updateDisk(
@@ -98,6 +104,40 @@ export async function exchangeDisks(
     if (disk.standing === 'live' && isReplaced(disk)) await updateDisk(db, disk.id, { standing: putAway });
   }
   for (const { id } of incoming) await updateDisk(db, id, { standing: 'live' });
+}
+
+/**
+ * Writes a row for the disk that is to replace each live one, as `coming`, without a place. `rootImage`: what the root
+ * disk is made from. *Repeat*: fine.
+ */
+export async function planSuccessors(tx: Queryable, serverId: ServerId, rootImage: ImageId): Promise<void> {
+  const rows = await disksOf(tx, serverId);
+  if (rows.some(({ standing }) => standing === 'coming')) return;
+  const replaced = rows.filter(({ role, standing }) => standing === 'live' && role !== 'memory' && role !== 'snapshot');
+  for (const { created_at: _, ...row } of replaced) {
+    const successor = {
+      id: newId<DiskId>(),
+      generation: await nextGeneration(tx, row),
+      standing: 'coming',
+      image_id: row.role === 'root' ? rootImage : row.image_id,
+      storage: null,
+      host: null,
+      state: 'absent',
+      secret_id: null,
+    } as const;
+    await insertDisks(tx, [{ ...row, ...successor }]);
+  }
+}
+
+/** Those that were coming are a server's disks now. The ones before them are gone. *Repeat*: fine. */
+export async function promoteSuccessors(tx: Queryable, serverId: ServerId): Promise<void> {
+  await tx
+    .updateTable('disks')
+    .set({ standing: 'live' })
+    .where('server_id', '=', serverId)
+    .where('standing', '=', 'coming')
+    .where('state', '<>', 'destroyed')
+    .execute();
 }
 
 /** A placed disk in the words of `core`. */

@@ -1,7 +1,8 @@
 import type { Selectable, Updateable } from 'kysely';
 import { sql } from 'kysely';
-import type { ImageId, ProjectId } from '#core/ids.ts';
+import type { ImageId, ProjectId, SecretId } from '#core/ids.ts';
 import type { DiskFormat, Image, ImageVisibility } from '#core/image.ts';
+import { keyProperty } from '#core/image-encryption.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
 
@@ -31,20 +32,21 @@ export async function insertImage(db: Queryable, image: NewImage): Promise<Image
   return row ? toImage(row) : null;
 }
 
+/** The image; null: there is none, or it is being deleted. */
 export async function findImage(db: Queryable, id: ImageId): Promise<Image | null> {
   const row = await db.selectFrom('images').selectAll().where('id', '=', id).executeTakeFirst();
-  return row ? toImage(row) : null;
+  return row && row.status !== 'deleted' ? toImage(row) : null;
 }
 
 /** The image, locked against other changes until the transaction ends. */
 export async function lockImage(transaction: Queryable, id: ImageId): Promise<Image | null> {
   const row = await transaction.selectFrom('images').selectAll().where('id', '=', id).forUpdate().executeTakeFirst();
-  return row ? toImage(row) : null;
+  return row && row.status !== 'deleted' ? toImage(row) : null;
 }
 
 /** Images that a project sees, or all when null; community images of others are left out. Newest first. */
 export async function listImages(db: Queryable, projectId: ProjectId | null): Promise<Image[]> {
-  let query = db.selectFrom('images').selectAll();
+  let query = db.selectFrom('images').selectAll().where('status', '<>', 'deleted');
   if (projectId !== null) {
     query = query.where((eb) =>
       eb.or([eb('project_id', '=', projectId), eb('visibility', 'in', ['public', 'community'])]),
@@ -59,6 +61,7 @@ export async function updateImage(db: Queryable, id: ImageId, change: ImageChang
     .updateTable('images')
     .set({ ...columnsOf(change), updated_at: new Date() })
     .where('id', '=', id)
+    .where('status', '<>', 'deleted')
     .returningAll()
     .executeTakeFirst();
   return row ? toImage(row) : null;
@@ -108,10 +111,39 @@ export async function abandonUpload(db: Queryable, id?: ImageId): Promise<void> 
   await query.execute();
 }
 
-/** Removes an image that is not protected at that instant. Returns whether one was removed. */
-export async function deleteImage(db: Queryable, id: ImageId): Promise<boolean> {
-  const query = db.deleteFrom('images').where('id', '=', id).where('protected', '=', false);
-  return (await query.executeTakeFirst()).numDeletedRows > 0n;
+/**
+ * Takes an image from its users, unless it is protected at that instant and `force` is not set. Its row stays until what
+ * belongs to it is gone too (`forgetImage`). Null: there was none to take.
+ */
+export async function markImageDeleted(db: Queryable, id: ImageId, force: boolean): Promise<Image | null> {
+  let query = db
+    .updateTable('images')
+    .set({ status: 'deleted', updated_at: new Date() })
+    .where('id', '=', id)
+    .where('status', '<>', 'deleted');
+  if (!force) query = query.where('protected', '=', false);
+  const row = await query.returningAll().executeTakeFirst();
+  return row ? toImage(row) : null;
+}
+
+/** Images that were deleted and not yet forgotten. */
+export async function deletedImages(db: Queryable): Promise<Image[]> {
+  return (await db.selectFrom('images').selectAll().where('status', '=', 'deleted').execute()).map(toImage);
+}
+
+/** Removes the row of a deleted image. *Repeat*: fine. */
+export async function forgetImage(db: Queryable, id: ImageId): Promise<void> {
+  await db.deleteFrom('images').where('id', '=', id).where('status', '=', 'deleted').execute();
+}
+
+/** Whether an image that is not being deleted names this secret as its key. */
+export async function isImageKey(db: Queryable, secret: SecretId): Promise<boolean> {
+  const query = db
+    .selectFrom('images')
+    .select('id')
+    .where('status', '<>', 'deleted')
+    .where(sql<boolean>`properties @> ${JSON.stringify(keyProperty(secret))}::jsonb`);
+  return (await query.executeTakeFirst()) !== undefined;
 }
 
 /** Adds a tag. *Repeat*: fine. */

@@ -178,6 +178,7 @@ type ServersTable = {
   replacement: JSONColumnType<ServerReplacement | null, string | null | undefined, string | null>;
   /** While it is shelved: the image of its root disk. */
   shelved_image_id: ImageId | null;
+  shelved_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
   metadata: JSONColumnType<Strings>;
   tags: Generated<string[]>;
   user_data: string | null;
@@ -245,6 +246,8 @@ type LeasesTable = {
   disk_id: DiskId;
   project_id: ProjectId;
   secret_id: SecretId;
+  /** The key is that of this image, from which the disk is made. */
+  image_id: ImageId | null;
   host: HostName;
   reason: string;
   opened_at: ColumnType<Date, Date, never>;

@@ -2,7 +2,7 @@ import type { Insertable, Selectable, Updateable } from 'kysely';
 import { sql } from 'kysely';
 import { notFound } from '#core/errors.ts';
 import type { HostName, ProjectId, ServerId } from '#core/ids.ts';
-import { checkServerAction, type ServerAction, serverActions } from '#core/server.ts';
+import { checkServerAction, type ServerAction, serverActions, type TaskState } from '#core/server.ts';
 import type { Database, Queryable } from '#db/database.ts';
 import type { PendingOperation, Schema, ServerFault, ServerReplacement } from '#db/schema.ts';
 
@@ -40,21 +40,24 @@ export async function updateServer(db: Queryable, id: ServerId, change: ServerCh
  * server is in at that instant. Of two callers at once exactly one succeeds.
  *
  * `operation` is made from the operation that was under way, if any, which the new one has to wait for. `replacement` is
- * what a resize or a rebuild is going to make of the server.
+ * what a resize or a rebuild is going to make of the server. `plan` writes what else has to be there when it begins, in
+ * the same transaction.
  * @throws not-found (404); server-state (409) with Nova's text.
  */
 export async function claimServer(
   db: Database,
   id: ServerId,
   action: ServerAction,
-  operation: (underWay: PendingOperation | null) => PendingOperation,
+  operation: (underWay: PendingOperation | null, server: Server) => PendingOperation,
   replacement: ServerReplacement | null = null,
+  plan: (tx: Queryable, server: Server) => Promise<void> = async () => {},
 ): Promise<PendingOperation> {
   return await db.transaction().execute(async (tx) => {
     const server = await tx.selectFrom('servers').selectAll().where('id', '=', id).forUpdate().executeTakeFirst();
     if (!server || server.vm_state === 'deleted') throw notFound('Instance', id);
     checkServerAction(action, { id, vmState: server.vm_state, taskState: server.task_state });
-    const claim = operation(server.operation);
+    const claim = operation(server.operation, server);
+    await plan(tx, server);
     await tx
       .updateTable('servers')
       .set({
@@ -96,19 +99,20 @@ export async function releaseServer(
   return result.numUpdatedRows > 0n;
 }
 
-/** Shows how far an operation has come, if it is still the server's. */
+/** Shows how far an operation has come, if it is still the server's. Returns whether it is. */
 export async function showProgress(
   db: Queryable,
   id: ServerId,
   operationId: string,
-  task: NonNullable<Server['task_state']>,
-): Promise<void> {
-  await db
+  task: TaskState,
+): Promise<boolean> {
+  const result = await db
     .updateTable('servers')
     .set({ task_state: task, updated_at: new Date() })
     .where('id', '=', id)
     .where(sql<string>`operation ->> 'id'`, '=', operationId)
-    .execute();
+    .executeTakeFirst();
+  return result.numUpdatedRows > 0n;
 }
 
 /** A server as its replacement will make it. */

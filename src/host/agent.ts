@@ -1,4 +1,4 @@
-import { readdir, statfs } from 'node:fs/promises';
+import { open, readdir, statfs } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { cpus, totalmem } from 'node:os';
 import type { Duplex, Readable } from 'node:stream';
@@ -13,16 +13,25 @@ import { domainDisks, domainKeys } from '#host/domain-disks.ts';
 import type { Mapping, Mappings } from '#host/encryption/dm-crypt/mappings.ts';
 import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import { hasProgram, type Program } from '#host/exec.ts';
-import { ignoring, removeFolderIfEmpty } from '#host/files.ts';
+import { ignoring, removeFolderIfEmpty, syncFile } from '#host/files.ts';
 import type { FuseExports } from '#host/fuse-exports.ts';
 import type { Gate } from '#host/gate.ts';
-import type { DiskKeys, HostAgent, HostEvent, HostFacts, HostInventory, ServerSpec } from '#host/host-agent.ts';
+import type {
+  DiskKeys,
+  HostAgent,
+  HostEvent,
+  HostFacts,
+  HostInventory,
+  ImageBytes,
+  ServerSpec,
+} from '#host/host-agent.ts';
 import type { DomainKey, DomainSpec, Hypervisor } from '#host/hypervisor/hypervisor.ts';
-import type { ImageCache } from '#host/image-cache.ts';
+import type { CachedImage, ImageCache } from '#host/image-cache.ts';
+import { withImageSource } from '#host/image-source.ts';
 import { lockEverything } from '#host/lock-down.ts';
 import { isCompleteSave } from '#host/saved-memory.ts';
 import { clearScratch } from '#host/scratch.ts';
-import { checkImageFits, fillDisk } from '#host/storage/fill.ts';
+import { checkImageFits, type FillSource, fillDisk } from '#host/storage/fill.ts';
 import { exposePlainDisk } from '#host/storage/plaintext.ts';
 import type { DiskAttachment, StorageDriver } from '#host/storage/storage-driver.ts';
 
@@ -82,8 +91,8 @@ export class LocalHostAgent implements HostAgent {
     };
   }
 
-  cacheImage(imageId: ImageId, format: 'raw' | 'qcow2', open: () => Promise<Readable>): Promise<void> {
-    return this.#parts.images.bring(imageId, format, open);
+  cacheImage(imageId: ImageId, bytes: ImageBytes): Promise<void> {
+    return this.#parts.images.bring(imageId, bytes);
   }
 
   pruneImages(keep: ReadonlySet<ImageId>): Promise<void> {
@@ -98,22 +107,52 @@ export class LocalHostAgent implements HostAgent {
     const key = keys.get(disk.id) ?? null;
     const driver = this.#driver(disk.storage);
     await this.#lock(disk);
-    const image = content.kind === 'image' ? this.#parts.images.pathOf(content.imageId) : null;
-    if (content.kind === 'image' && image) await checkImageFits(disk, content.imageId, image);
-    const overlays = driver.capabilities.copyOnWrite;
-    await driver.create(disk, overlays ? image : null);
+    const image = content.kind === 'image' ? await this.#findImage(content.imageId) : null;
+    const backing = image?.encrypted === false ? image.path : null;
+    if (content.kind === 'image' && backing) await checkImageFits(disk, content.imageId, backing);
+    const overlays = driver.capabilities.copyOnWrite && backing !== null;
+    await driver.create(disk, overlays ? backing : null);
     crashPoint('agent.create-disk.allocated');
     if (disk.encryption !== null) {
       await this.#encryptor(disk, disk.encryption).format(disk, await this.#medium(disk), needKey(disk, key));
     }
     crashPoint('agent.create-disk.formatted');
-    if (content.kind === 'blank' || (content.kind === 'image' && overlays)) return;
+    if (content.kind === 'blank' || overlays) return;
     const { runDirectory } = this.#parts;
     const isZeroed = disk.encryption === null || driver.capabilities.zeroUntilWritten;
-    const fill = (sourceFile: HostPath | null) =>
-      this.#withPlaintext(disk, key, (path) => fillDisk(disk, content, path, { sourceFile, isZeroed, runDirectory }));
-    if (content.kind !== 'disk') return await fill(image);
-    await this.#withPlaintext(content.from, keys.get(content.from.id) ?? null, fill);
+    const fill = (source: Pick<FillSource, 'sourceFile' | 'sourceImage'>) =>
+      this.#withPlaintext(disk, key, (path) => fillDisk(disk, content, path, { ...source, isZeroed, runDirectory }));
+    if (content.kind === 'disk') {
+      const fromKey = keys.get(content.from.id) ?? null;
+      return await this.#withPlaintext(content.from, fromKey, (sourceFile) => fill({ sourceFile }));
+    }
+    if (content.kind !== 'image' || !image?.encrypted) return await fill({ sourceFile: backing });
+    const { imageId } = content;
+    await withImageSource(imageId, image, keys, (sourceImage) => fill({ sourceFile: null, sourceImage }));
+  }
+
+  copyRunningDisk(server: ServerSpec, from: DiskSpec, disk: DiskSpec, keys: DiskKeys): Promise<void> {
+    return this.#parts.gate.admit(`Copying disk ${from.id}`, () => this.#copyRunning(server, from, disk, keys));
+  }
+
+  async #copyRunning(server: ServerSpec, from: DiskSpec, disk: DiskSpec, keys: DiskKeys): Promise<void> {
+    const { hypervisor } = this.#parts;
+    const domain = this.#domain(server, new Map());
+    const target = domain.disks[server.disks.findIndex(({ id }) => id === from.id)]?.target;
+    if (target === undefined) throw new Error(`disk ${from.id} is no disk of server ${server.id}`);
+    // A crash may have left one going, with the key of the disk that is now made anew.
+    await hypervisor.endCopy(server.id, target);
+    await this.#create(disk, { kind: 'blank' }, keys);
+    const [copy] = domainDisks([disk], (own) => this.#driver(own.storage).attachment(own), new Map());
+    if (copy) await hypervisor.copyDisk(server.id, target, copy, domainKeys([disk], keys));
+    await syncFile(this.#driver(disk.storage).attachment(disk).path);
+  }
+
+  async openMedium(disk: DiskSpec): Promise<Readable> {
+    const driver = this.#driver(disk.storage);
+    if (driver.capabilities.blockDevice) throw new Error(`disk ${disk.id} is no file`);
+    const file = await open(driver.attachment(disk).path, 'r');
+    return file.createReadStream({ highWaterMark: MIB });
   }
 
   async destroyDisk(disk: DiskSpec): Promise<void> {
@@ -308,6 +347,12 @@ export class LocalHostAgent implements HostAgent {
   async #medium(disk: DiskSpec): Promise<Medium> {
     const driver = this.#driver(disk.storage);
     return { attachment: driver.attachment(disk), header: await driver.headerRegion(disk) };
+  }
+
+  async #findImage(imageId: ImageId): Promise<CachedImage> {
+    const image = await this.#parts.images.find(imageId);
+    if (image === null) throw new Error(`image ${imageId} was not brought to this host`);
+    return image;
   }
 
   #driver(storage: DiskSpec['storage']): StorageDriver {

@@ -68,3 +68,9 @@ export function ignoring(...codes: readonly string[]): (error: unknown) => undef
     return undefined;
   };
 }
+
+/** On return all that was written to the file is on its medium. */
+export async function syncFile(path: string): Promise<void> {
+  await using file = await open(path, 'r+');
+  await file.sync();
+}

@@ -1,5 +1,5 @@
 import type { Duplex, Readable } from 'node:stream';
-import type { DiskContent, DiskSpec } from '#core/disk.ts';
+import type { DiskContent, DiskSpec, FileFormat } from '#core/disk.ts';
 import type { DiskId, HostName, ImageId, ServerId } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 
@@ -30,8 +30,16 @@ export type ServerSpec = {
   readonly network: 'none' | 'user';
 };
 
-/** The keys of a server's encrypted disks, for the time of one call. */
-export type DiskKeys = ReadonlyMap<DiskId, Secret>;
+/** The keys of a server's encrypted disks, and of an encrypted image that one is made from, for the time of one call. */
+export type DiskKeys = ReadonlyMap<DiskId | ImageId, Secret>;
+
+/** How a host gets the bytes of an image: in which format, and a way to open them as often as needed. */
+export type ImageBytes = {
+  readonly format: FileFormat;
+  /** By LUKS, in the layer that the format has for it. */
+  readonly isEncrypted: boolean;
+  open(): Promise<Readable>;
+};
 
 /** What is on a host now, as it finds it, not as it remembers it. */
 export type HostInventory = {
@@ -54,8 +62,8 @@ export type HostEvent =
 export interface HostAgent {
   describe(): Promise<HostFacts>;
 
-  /** Brings an image onto the host. `open` is called only when the host does not have it yet. */
-  cacheImage(imageId: ImageId, format: 'raw' | 'qcow2', open: () => Promise<Readable>): Promise<void>;
+  /** Brings an image onto the host, an encrypted one as it is. It is opened only when the host does not have it yet. */
+  cacheImage(imageId: ImageId, bytes: ImageBytes): Promise<void>;
 
   /** Removes from the host every image that is not among those to keep. *Repeat*: fine. */
   pruneImages(keep: ReadonlySet<ImageId>): Promise<void>;
@@ -63,9 +71,22 @@ export interface HostAgent {
   /**
    * Allocates, formats and fills a disk; on return it is locked. *Repeat*: starts over. The caller guarantees that the
    * disk was never in use, which is what its durable state `key-stored` (or `absent`, when not encrypted) says, and that
-   * no guest has a disk open whose content it is to get; that one's key is among `keys` too.
+   * no guest has a disk open whose content it is to get; that one's key is among `keys` too, and that of an encrypted
+   * image. *Throws* image-wrong-key; image-key-unavailable when such an image came without its key.
    */
   createDisk(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void>;
+
+  /**
+   * As `createDisk` from the disk `from`, which the server's guest has open and goes on with: what it holds at one moment.
+   * Only the key of `disk` is needed. *Throws* hypervisor-failed when the guest does not run.
+   */
+  copyRunningDisk(server: ServerSpec, from: DiskSpec, disk: DiskSpec, keys: DiskKeys): Promise<void>;
+
+  /**
+   * The bytes of a locked disk as they lie on its medium: of an encrypted one ciphertext, its header first. Only of
+   * disks that are files.
+   */
+  openMedium(disk: DiskSpec): Promise<Readable>;
 
   /** Locks the disk, overwrites its header, removes its medium. Needs no key. */
   destroyDisk(disk: DiskSpec): Promise<void>;

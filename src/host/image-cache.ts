@@ -1,15 +1,21 @@
 import { createWriteStream } from 'node:fs';
 import { open, readdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { type FileFormat, fileFormats } from '#core/disk.ts';
 import { type HostPath, type ImageId, isUuid } from '#core/ids.ts';
 import { run } from '#host/exec.ts';
-import { hasCode, ignoring, makeFolder, removeFile, syncFolder, tellingDiskFull } from '#host/files.ts';
+import { hasCode, ignoring, makeFolder, removeFile, syncFile, syncFolder, tellingDiskFull } from '#host/files.ts';
+import type { ImageBytes } from '#host/host-agent.ts';
+
+/** An image on a host. `encrypted`: the bytes are as they were uploaded, in this format; else it is a raw file. */
+export type CachedImage =
+  | { readonly encrypted: false; readonly path: HostPath }
+  | { readonly encrypted: true; readonly path: HostPath; readonly format: FileFormat };
 
 /**
- * Images on a host, each as one sparse raw file `<directory>/<image id>`: what disks start from, by copy or as a
- * backing file. Images are not guest data; they lie here as their owner uploaded them.
+ * Images on a host: what disks start from, by copy or as a backing file. One that is not encrypted is a sparse raw file
+ * `<directory>/<image id>`, as readable as its owner uploaded it; an encrypted one stays so, `<image id>.luks.<format>`.
  */
 export class ImageCache {
   readonly #directory: string;
@@ -19,16 +25,23 @@ export class ImageCache {
     this.#directory = directory;
   }
 
-  pathOf(imageId: ImageId): HostPath {
-    return join(this.#directory, imageId) as HostPath;
+  /** The image, when it is here. */
+  async find(imageId: ImageId): Promise<CachedImage | null> {
+    const path = this.#pathOf(imageId, null);
+    if (await isFile(path)) return { encrypted: false, path };
+    for (const format of fileFormats) {
+      const encrypted = this.#pathOf(imageId, format);
+      if (await isFile(encrypted)) return { encrypted: true, path: encrypted, format };
+    }
+    return null;
   }
 
   /**
-   * On return the image is here, whole and durable. `open` is called only when it was not.
+   * On return the image is here, whole and durable. It is opened only when it was not.
    * *Repeat*: fine; callers at the same time share one transfer. *Crash*: leaves a `.part` file that a repeat replaces.
    */
-  async bring(imageId: ImageId, format: 'raw' | 'qcow2', openContent: () => Promise<Readable>): Promise<void> {
-    const arriving = this.#arriving.get(imageId) ?? this.#fetch(imageId, format, openContent);
+  async bring(imageId: ImageId, bytes: ImageBytes): Promise<void> {
+    const arriving = this.#arriving.get(imageId) ?? this.#fetch(imageId, bytes);
     this.#arriving.set(imageId, arriving);
     try {
       await arriving;
@@ -47,8 +60,8 @@ export class ImageCache {
     }
   }
 
-  async #fetch(imageId: ImageId, format: 'raw' | 'qcow2', openContent: () => Promise<Readable>): Promise<void> {
-    const path = this.pathOf(imageId);
+  async #fetch(imageId: ImageId, { format, isEncrypted, open: openContent }: ImageBytes): Promise<void> {
+    const path = this.#pathOf(imageId, isEncrypted ? format : null);
     if (await isFile(path)) return;
     const doing = `Copying image ${imageId} to the host`;
     const received = `${path}.part`;
@@ -59,14 +72,19 @@ export class ImageCache {
         await pipeline(await openContent(), createWriteStream(received, { mode: 0o600 }));
       });
       // The format is said, never probed: what an image claims to be was checked when it was uploaded.
-      await run('qemu-img', ['convert', '-f', format, '-O', 'raw', received, converted], { doing });
-      await syncFile(converted);
-      await rename(converted, path);
+      if (!isEncrypted) await run('qemu-img', ['convert', '-f', format, '-O', 'raw', received, converted], { doing });
+      const whole = isEncrypted ? received : converted;
+      await syncFile(whole);
+      await rename(whole, path);
       await syncFolder(dirname(path));
     } finally {
       await removeFile(received);
       await rm(converted, { force: true });
     }
+  }
+
+  #pathOf(imageId: ImageId, encryptedFormat: FileFormat | null): HostPath {
+    return join(this.#directory, encryptedFormat === null ? imageId : `${imageId}.luks.${encryptedFormat}`) as HostPath;
   }
 }
 
@@ -78,9 +96,4 @@ async function isFile(path: string): Promise<boolean> {
     if (hasCode(error, 'ENOENT')) return false;
     throw error;
   }
-}
-
-async function syncFile(path: string): Promise<void> {
-  await using file = await open(path, 'r+');
-  await file.sync();
 }

@@ -2,7 +2,8 @@ import { open } from 'node:fs/promises';
 import { describeError, NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import type { DiskFormat } from '#core/image.ts';
-import { GIB, roundUpToSector } from '#core/sizes.ts';
+import type { ImageEncryption } from '#core/image-encryption.ts';
+import { GIB, roundUpToSector, SECTOR } from '#core/sizes.ts';
 import { missing, run } from '#host/exec.ts';
 import { foreignFormat, isIso9660, MAGIC_BYTES } from '#images/magic.ts';
 import { incompatible, readQcow2Header } from '#images/qcow2-header.ts';
@@ -14,28 +15,56 @@ const QEMU_IMG_TIMEOUT_MS = 60_000;
 const QEMU_IMG_LIMITS = [`--as=${GIB}`, '--cpu=30', '--fsize=0', '--nofile=64'];
 /** Exit code of `qemu-img check` for clusters nobody uses: wasteful, not wrong. */
 const LEAKS_ONLY = 3;
+/** Of a qcow2 header. */
+const CRYPT_METHOD_LUKS = 2;
 /** Exit code of `prlimit` when it cannot find the program, as for a shell. */
 const NO_SUCH_PROGRAM = 127;
 
 /**
  * Guarantees that a file is what `format` claims and refers to nothing outside itself, and says how many bytes a disk
  * made from it needs. The format is never guessed. A qcow2 file with internal snapshots is taken: a copy leaves them out.
+ * `encryption`: what its properties claim; a file that is encrypted though they do not say so is refused, and one that is
+ * not though they do.
  *
  * *Throws* image-invalid (400) with what is wrong; program-missing.
  */
-export async function inspectImage(image: string, path: HostPath, format: DiskFormat): Promise<number> {
+export async function inspectImage(
+  image: string,
+  path: HostPath,
+  format: DiskFormat,
+  encryption: ImageEncryption | null,
+): Promise<number> {
   const { start, size } = await readStart(path);
   const refuse = (reason: string): never => {
     throw new NightlatchError('image-invalid', { image, reason });
   };
   if (size === 0) return refuse('it is empty');
-  const virtualSize = format === 'qcow2' ? checkQcow2Header(start, refuse) : checkRaw(start, size, format, refuse);
+  const isEncrypted = encryption !== null;
+  const virtualSize = sizeFromStart(start, size, format, isEncrypted, refuse);
   if (virtualSize > MAX_VIRTUAL_BYTES) return refuse('a disk made from it would be larger than 16 TiB');
-  if (format === 'qcow2') await checkQcow2(path, virtualSize, refuse);
+  const claimed = encryption?.sizeBytes ?? virtualSize;
+  if (claimed !== virtualSize) refuse(`its os_decrypt_size is ${claimed}, but it holds ${virtualSize} bytes`);
+  if (format === 'qcow2') await checkQcow2(path, virtualSize, isEncrypted, refuse);
   return roundUpToSector(virtualSize);
 }
 
 type Refuse = (reason: string) => never;
+
+function sizeFromStart(start: Buffer, size: number, format: DiskFormat, isEncrypted: boolean, refuse: Refuse): number {
+  if (format === 'qcow2') return checkQcow2Header(start, isEncrypted, refuse);
+  return isEncrypted ? checkLuks(start, size, format, refuse) : checkRaw(start, size, format, refuse);
+}
+
+/** See LUKS On-Disk Format Specification 1.2.3, figure 2: `version` and `payload-offset`. */
+function checkLuks(start: Buffer, size: number, format: DiskFormat, refuse: Refuse): number {
+  if (format === 'iso') refuse('an encrypted image is raw or qcow2');
+  if (foreignFormat(start) !== 'LUKS' || start.readUInt16BE(6) !== 1) {
+    refuse('its properties say that it is encrypted, but it has no LUKSv1 header');
+  }
+  const payload = size - start.readUInt32BE(104) * SECTOR;
+  if (payload <= 0 || payload % SECTOR !== 0) refuse('it ends before the data that its LUKS header speaks of');
+  return payload;
+}
 
 function checkRaw(start: Buffer, size: number, format: DiskFormat, refuse: Refuse): number {
   const foreign = foreignFormat(start);
@@ -49,7 +78,7 @@ function checkRaw(start: Buffer, size: number, format: DiskFormat, refuse: Refus
 }
 
 /** Looks before QEMU does: opening a file that names others makes QEMU open those too. */
-function checkQcow2Header(start: Buffer, refuse: Refuse): number {
+function checkQcow2Header(start: Buffer, isEncrypted: boolean, refuse: Refuse): number {
   const header = readQcow2Header(start);
   if (header === null) return refuse('its disk_format is qcow2, but it has no qcow2 header of version 2 or 3');
   if (header.backingFileOffset !== 0n) refuse('it has a backing file; flatten it with qemu-img convert');
@@ -58,27 +87,40 @@ function checkQcow2Header(start: Buffer, refuse: Refuse): number {
   }
   if (header.incompatibleFeatures & incompatible.corrupt)
     refuse('it is marked as corrupt; repair it with qemu-img check -r');
-  if (header.cryptMethod !== 0) refuse('it is encrypted; decrypt it with qemu-img convert');
+  checkEncrypted(header.cryptMethod !== 0, isEncrypted, refuse);
+  if (isEncrypted && header.cryptMethod !== CRYPT_METHOD_LUKS) refuse('it is encrypted, but not by LUKS');
   if (header.virtualSizeBytes === 0n) refuse('its virtual size is 0');
   return Number(header.virtualSizeBytes);
 }
 
-async function checkQcow2(path: HostPath, virtualSize: number, refuse: Refuse): Promise<void> {
+function checkEncrypted(found: boolean, isEncrypted: boolean, refuse: Refuse): void {
+  if (found && !isEncrypted) {
+    refuse('it is encrypted; decrypt it with qemu-img convert, or set os_encrypt_format and os_encrypt_key_id');
+  }
+  if (!found && isEncrypted) refuse('its properties say that it is encrypted, but it is not');
+}
+
+async function checkQcow2(path: HostPath, virtualSize: number, isEncrypted: boolean, refuse: Refuse): Promise<void> {
   const info = await qemuImg('info', path, refuse);
   const facts = info as { 'virtual-size'?: unknown; 'backing-filename'?: unknown; 'format-specific'?: Specific };
   const details = facts['format-specific']?.data;
   // The same questions again, now to QEMU itself: what it will do is what counts.
   if (facts['backing-filename'] !== undefined) refuse('it has a backing file; flatten it with qemu-img convert');
   if (details?.['data-file'] !== undefined) refuse('it has an external data file; flatten it with qemu-img convert');
-  if (details?.encrypt !== undefined) refuse('it is encrypted; decrypt it with qemu-img convert');
+  checkEncrypted(details?.encrypt?.format === 'luks', isEncrypted, refuse);
+  if (details?.encrypt !== undefined && !isEncrypted) refuse('it is encrypted');
   if (details?.corrupt) refuse('it is marked as corrupt; repair it with qemu-img check -r');
   if (facts['virtual-size'] !== roundUpToSector(virtualSize)) refuse('its virtual size cannot be told');
+  // Its clusters are checked only by who has its key: QEMU opens it for nothing else without.
+  if (isEncrypted) return;
   const check = (await qemuImg('check', path, refuse)) as { corruptions?: number; 'check-errors'?: number };
   if (check.corruptions || check['check-errors'])
     refuse('it is truncated or damaged; qemu-img check finds errors in it');
 }
 
-type Specific = { readonly data?: { 'data-file'?: unknown; encrypt?: unknown; corrupt?: boolean } };
+type Specific = {
+  readonly data?: { 'data-file'?: unknown; encrypt?: { format?: unknown }; corrupt?: boolean };
+};
 
 /** What `qemu-img VERB -f qcow2` says of the file; it runs with limits on memory, time and files. */
 async function qemuImg(verb: 'info' | 'check', path: HostPath, refuse: Refuse): Promise<unknown> {

@@ -1,12 +1,24 @@
 import { crashPoint } from '#core/crash-point.ts';
 import type { Disk } from '#core/disk.ts';
-import type { DiskId } from '#core/ids.ts';
+import { NightlatchError } from '#core/errors.ts';
+import type { DiskId, ImageId } from '#core/ids.ts';
+import type { Image } from '#core/image.ts';
+import { imageEncryption } from '#core/image-encryption.ts';
 import { Secret } from '#core/secret.ts';
 import type { Database } from '#db/database.ts';
-import { updateDisk } from '#db/disks.ts';
+import { isDiskKey, updateDisk } from '#db/disks.ts';
+import { isImageKey } from '#db/images.ts';
 import { appendAudit } from '#keys/audit.ts';
 import type { KeyStore } from '#keys/key-store.ts';
-import { closeLeases, type LeasableDisk, type LeaseReason, leasable, openLeases } from '#keys/leases.ts';
+import {
+  closeLeases,
+  type ImageKey,
+  type LeasableDisk,
+  type LeaseReason,
+  leasable,
+  leasableImage,
+  openLeases,
+} from '#keys/leases.ts';
 
 /** The one way a key travels: stored, leased and audited, lent to one call, zeroed. */
 export class KeyService {
@@ -37,24 +49,27 @@ export class KeyService {
   /**
    * Lends the keys of those disks that are encrypted to `use`, for as long as its promise runs. The leases and the
    * audit records are durable before the first key is read. The leases stay open: `close` ends them once the disks are locked.
+   * `image`: an encrypted image that one of the disks is made from; its key is lent under that disk's name.
    */
   async lend<T>(
     disks: readonly Disk[],
     reason: LeaseReason,
     requestId: string,
-    use: (keys: ReadonlyMap<DiskId, Secret>) => Promise<T>,
+    use: (keys: ReadonlyMap<DiskId | ImageId, Secret>) => Promise<T>,
+    image: ImageKey | null = null,
   ): Promise<T> {
-    const leased = disks.map(leasable).filter((disk) => disk !== null);
+    const ofImage = image === null ? [] : [leasableImage(image)];
+    const leased = [...disks.map(leasable).filter((disk) => disk !== null), ...ofImage];
     if (leased.length > 0) {
       await this.#db.transaction().execute((tx) => openLeases(tx, leased, reason, requestId));
     }
     crashPoint('keys.lend.leased');
     using lent = new DisposableStack();
-    const keys = new Map<DiskId, Secret>();
+    const keys = new Map<DiskId | ImageId, Secret>();
     const reads = await Promise.allSettled(leased.map((disk) => this.#read(disk)));
     for (const [i, disk] of leased.entries()) {
       const read = reads[i];
-      if (read?.status === 'fulfilled') keys.set(disk.id, lent.use(read.value));
+      if (read?.status === 'fulfilled') keys.set(disk.imageId ?? disk.id, lent.use(read.value));
     }
     for (const read of reads) if (read.status === 'rejected') throw read.reason;
     return await use(keys);
@@ -66,10 +81,13 @@ export class KeyService {
     await this.#db.transaction().execute((tx) => closeLeases(tx, ids, requestId));
   }
 
-  /** Destroys the key of a disk, also one that a crash left unnamed in the disk's row. *Repeat*: fine. */
+  /**
+   * Destroys the key of a disk, also one that a crash left unnamed in the disk's row. A key that an image has taken over
+   * stays. *Repeat*: fine.
+   */
   async destroyKey(disk: Disk, requestId: string): Promise<void> {
     const secretId = disk.secretId ?? (await this.#store.find(disk.id));
-    if (secretId === null) return;
+    if (secretId === null || (await isImageKey(this.#db, secretId))) return;
     await this.#store.delete(secretId);
     crashPoint('keys.destroy-key.destroyed');
     await this.#db
@@ -77,8 +95,30 @@ export class KeyService {
       .execute((tx) => appendAudit(tx, 'key-destroyed', this.#facts(disk, secretId, requestId)));
   }
 
-  #read(disk: LeasableDisk): Promise<Secret> {
-    return this.#store.get(disk.projectId, disk.secretId);
+  /**
+   * Destroys the key of an image that was deleted, if the image says so and no disk and no other image needs it. A key of
+   * another project that it names is left alone. *Repeat*: fine.
+   */
+  async destroyImageKey({ id, projectId, properties }: Image, requestId: string): Promise<void> {
+    const encryption = imageEncryption(properties);
+    const secretId = encryption?.deletesKey ? encryption.secretId : null;
+    if (secretId === null || !(await this.#store.has(projectId, secretId))) return;
+    if ((await isDiskKey(this.#db, secretId)) || (await isImageKey(this.#db, secretId))) return;
+    await this.#store.delete(secretId);
+    crashPoint('keys.destroy-key.destroyed');
+    const facts = { image: id, project: projectId, secret: secretId, request: requestId };
+    await this.#db.transaction().execute((tx) => appendAudit(tx, 'key-destroyed', facts));
+  }
+
+  async #read({ imageId, projectId, secretId }: LeasableDisk): Promise<Secret> {
+    try {
+      return await this.#store.get(projectId, secretId);
+    } catch (error) {
+      const isMissing = error instanceof NightlatchError && error.code === 'key-unavailable';
+      if (imageId === null || !isMissing) throw error;
+      const reason = `its os_encrypt_key_id ${secretId} is no secret of this project`;
+      throw new NightlatchError('image-key-unavailable', { image: imageId, reason }, { cause: error });
+    }
   }
 
   #facts(disk: Disk, secretId: string, requestId: string): Record<string, string | null> {

@@ -16,6 +16,9 @@ export interface KeyStore {
   /** *Throws* key-unavailable when there is no such secret in the project; key-corrupt when it cannot be unwrapped. */
   get(projectId: ProjectId, id: SecretId): Promise<Secret>;
 
+  /** Whether the project has such a secret; its bytes are not read. */
+  has(projectId: ProjectId, id: SecretId): Promise<boolean>;
+
   /** The secret stored under a label, or null. */
   find(label: string): Promise<SecretId | null>;
 

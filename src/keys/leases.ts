@@ -1,13 +1,13 @@
 import type { Selectable } from 'kysely';
 import type { Disk } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
-import { type DiskId, type HostName, type LeaseId, newId, type SecretId } from '#core/ids.ts';
+import { type DiskId, type HostName, type ImageId, type LeaseId, newId, type SecretId } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
 import { type AuditEntry, appendAuditEntries } from '#keys/audit.ts';
 
 /** Why a key is on a host. */
-export const leaseReasons = ['create', 'copy', 'run', 'suspend'] as const;
+export const leaseReasons = ['create', 'copy', 'run', 'suspend', 'snapshot'] as const;
 export type LeaseReason = (typeof leaseReasons)[number];
 export type Lease = Selectable<Schema['leases']>;
 
@@ -15,7 +15,12 @@ export type Lease = Selectable<Schema['leases']>;
 export type LeasableDisk = Pick<Disk, 'id' | 'serverId' | 'projectId'> & {
   readonly host: HostName;
   readonly secretId: SecretId;
+  /** Not the disk's own key: that of the encrypted image it is made from. */
+  readonly imageId: ImageId | null;
 };
+
+/** The key of an encrypted image, and the disk that is made from it. */
+export type ImageKey = { readonly imageId: ImageId; readonly secretId: SecretId; readonly disk: Disk };
 
 /** Narrows a disk to one a lease can be opened for; null for a disk that is not encrypted. */
 export function leasable(disk: Disk): LeasableDisk | null {
@@ -23,7 +28,13 @@ export function leasable(disk: Disk): LeasableDisk | null {
   if (disk.host === null || disk.secretId === null) {
     throw new NightlatchError('key-unavailable', { disk: disk.id, reason: 'no key is stored for it' });
   }
-  return { ...disk, host: disk.host, secretId: disk.secretId };
+  return { ...disk, host: disk.host, secretId: disk.secretId, imageId: null };
+}
+
+/** The key is looked for in the disk's project: nobody's server is made with the key of another. */
+export function leasableImage({ imageId, secretId, disk }: ImageKey): LeasableDisk {
+  if (disk.host === null) throw new Error(`disk ${disk.id} is made from an image before it was placed on a host`);
+  return { ...disk, host: disk.host, secretId, imageId };
 }
 
 /**
@@ -39,7 +50,7 @@ export async function openLeases(
   if (disks.length === 0) return;
   const live = await liveLeasesOf(db, disks);
   const leases = disks.map((disk) => {
-    const held = live.get(disk.id);
+    const held = live.get(leaseKey(disk.id, disk.secretId));
     if (held && held.host !== disk.host) {
       throw new NightlatchError('key-unavailable', { disk: disk.id, reason: `host ${held.host} holds its lease` });
     }
@@ -65,8 +76,8 @@ export async function closeLeases(db: Queryable, disks: readonly DiskId[], reque
     .returningAll()
     .execute();
   const records = closed.map((lease): AuditEntry => {
-    const { disk_id: id, project_id: projectId, secret_id: secretId, host, reason } = lease;
-    const facts = factsOf({ id, projectId, secretId, host, leaseId: lease.id, reason, requestId });
+    const { disk_id: id, project_id: projectId, secret_id: secretId, image_id: imageId, host, reason } = lease;
+    const facts = factsOf({ id, projectId, secretId, imageId, host, leaseId: lease.id, reason, requestId });
     return { event: 'lease-closed', facts };
   });
   await appendAuditEntries(db, records);
@@ -79,20 +90,26 @@ export async function liveLeases(db: Queryable): Promise<Lease[]> {
 async function liveLeasesOf(db: Queryable, disks: readonly LeasableDisk[]): Promise<ReadonlyMap<string, Lease>> {
   const ids = disks.map(({ id }) => id);
   const query = db.selectFrom('leases').selectAll().where('disk_id', 'in', ids).where('closed_at', 'is', null);
-  return new Map((await query.execute()).map((lease) => [lease.disk_id, lease]));
+  return new Map((await query.execute()).map((lease) => [leaseKey(lease.disk_id, lease.secret_id), lease]));
+}
+
+function leaseKey(disk: DiskId, secret: SecretId): string {
+  return `${disk} ${secret}`;
 }
 
 function newLease(disk: LeasableDisk, id: LeaseId, reason: LeaseReason) {
-  const { id: disk_id, projectId: project_id, secretId: secret_id, host } = disk;
-  return { id, disk_id, project_id, secret_id, host, reason, opened_at: new Date() };
+  const { id: disk_id, projectId: project_id, secretId: secret_id, imageId: image_id, host } = disk;
+  return { id, disk_id, project_id, secret_id, image_id, host, reason, opened_at: new Date() };
 }
 
-type LeaseFacts = Pick<LeasableDisk, 'id' | 'projectId' | 'secretId' | 'host'> & {
+type LeaseFacts = Pick<LeasableDisk, 'id' | 'projectId' | 'secretId' | 'imageId' | 'host'> & {
   readonly leaseId: LeaseId;
   readonly reason: string;
   readonly requestId: string;
 };
 
-function factsOf({ id, projectId, secretId, host, leaseId, reason, requestId }: LeaseFacts): Record<string, string> {
-  return { disk: id, project: projectId, secret: secretId, host, lease: leaseId, reason, request: requestId };
+function factsOf(facts: LeaseFacts): Record<string, string> {
+  const { id, projectId, secretId, imageId, host, leaseId, reason, requestId } = facts;
+  const image = imageId === null ? {} : { image: imageId };
+  return { disk: id, project: projectId, secret: secretId, ...image, host, lease: leaseId, reason, request: requestId };
 }

@@ -46,6 +46,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
   const keys = new KeyService(state.db, await LocalKeyStore.open(state.db, rootKey));
   const images = await FileImageStore.open(state.db, state.paths.images, {
     sizeCapBytes: config.DEFAULT.image_size_cap,
+    destroyKey: (image, requestId) => keys.destroyImageKey(image, requestId),
   });
   const { agent } = undo.use(await openLocalHost(config, state.paths, log));
   await noteServiceProcess(state.paths);
@@ -58,6 +59,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
     images,
     engine,
     shutdownTimeoutMs: config.DEFAULT.shutdown_timeout * 1000,
+    shelvedOffloadSeconds: config.DEFAULT.shelved_offload_time,
     agent: () => agent,
   };
   for (const operation of serverOperations(context)) engine.register(operation);

@@ -3,17 +3,27 @@ import { type ConfigDriveFacts, configDriveFiles, hostnameOf } from '#core/confi
 import type { Disk, DiskContent } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostName, ImageId, ServerId } from '#core/ids.ts';
+import type { Image } from '#core/image.ts';
+import { imageEncryption } from '#core/image-encryption.ts';
 import type { TaskState } from '#core/server.ts';
 import type { Database } from '#db/database.ts';
 import { asDisk, disksOf } from '#db/disks.ts';
 import { findServer, instanceName, releaseServer, type Server, type ServerChange, showProgress } from '#db/servers.ts';
-import type { HostAgent, ServerSpec } from '#host/host-agent.ts';
+import type { HostAgent, ImageBytes, ServerSpec } from '#host/host-agent.ts';
 import type { KeyService } from '#keys/key-service.ts';
+import type { ImageKey } from '#keys/leases.ts';
 import type { Engine, Failure } from '#operations/engine.ts';
 
-/** What an operation needs of the image store: the bytes of an image, to bring it onto a host. */
+/** What an operation needs of the image store. */
 export type ImageSource = {
-  openImage(id: ImageId): Promise<{ readonly format: 'raw' | 'qcow2'; open(): Promise<Readable> }>;
+  /** Null: there is none. */
+  describe(id: ImageId): Promise<Image | null>;
+  /** The bytes of an image, to bring it onto a host. */
+  openImage(id: ImageId): Promise<ImageBytes>;
+  /** Takes the bytes of a queued image; on return it is active. *Throws* conflict when it is not queued. */
+  upload(id: ImageId, bytes: Readable): Promise<void>;
+  /** Removes an image with all that belongs to it, protected or not. *Repeat*: fine. */
+  discard(id: ImageId, requestId: string): Promise<void>;
 };
 
 /** The ports that operations work through. */
@@ -24,6 +34,8 @@ export type OperationContext = {
   readonly engine: Pick<Engine, 'settled'>;
   /** How long a guest may take over its own shutdown before it is ended, milliseconds. */
   readonly shutdownTimeoutMs: number;
+  /** After this time a shelved server leaves its host, seconds; negative: never. */
+  readonly shelvedOffloadSeconds: number;
   agent(host: HostName): HostAgent;
 };
 
@@ -31,6 +43,8 @@ export type OperationContext = {
 export type Particulars = {
   /** Of a rescue: what to start from. */
   readonly image?: { readonly id: ImageId; readonly virtualSizeBytes: number };
+  /** The image that is made of the root disk, or that the server was shelved to. */
+  readonly imageId?: ImageId;
 };
 
 /** What every server operation is given. `after`: the operation it took over from and has to wait for. */
@@ -60,11 +74,11 @@ export async function loadIfPlaced(context: OperationContext, serverId: ServerId
 }
 
 /**
- * The disks the guest sees, in its order: all but its saved memory and what is being replaced. A rescued one has the
- * rescue disk first, and of its own the root disk and the config drive.
+ * The disks the guest sees, in its order: all but its saved memory, a snapshot, and what is being replaced. A rescued one
+ * has the rescue disk first, and of its own the root disk and the config drive.
  */
 export function guestDisks(disks: readonly Disk[]): Disk[] {
-  const live = disks.filter((disk) => disk.role !== 'memory' && disk.standing === 'live');
+  const live = disks.filter(({ role, standing }) => role !== 'memory' && role !== 'snapshot' && standing === 'live');
   if (!rescueDisk(live)) return live;
   return live.filter(({ role }) => role === 'rescue' || role === 'root' || role === 'config-drive');
 }
@@ -104,8 +118,29 @@ export function contentOf(server: Server, disk: Disk): DiskContent {
     case 'config-drive':
       return { kind: 'config-drive', files: configDriveFiles(configDriveFacts(server)) };
     case 'memory':
+    case 'snapshot':
       return { kind: 'blank' };
   }
+}
+
+/**
+ * The key that making a disk needs besides its own: that of the encrypted image it is made from. Null: it needs none.
+ * *Throws* image-key-unavailable when the image belongs to another project, or has none, or the disk is in clear.
+ */
+export async function imageKeyOf(
+  context: OperationContext,
+  disk: Disk,
+  content: DiskContent,
+): Promise<ImageKey | null> {
+  // One that is gone may still be on the host, which knows whether it is encrypted.
+  const image = content.kind === 'image' ? await context.images.describe(content.imageId) : null;
+  const encryption = image && imageEncryption(image.properties);
+  if (!image || !encryption) return null;
+  const refuse = (reason: string) => new NightlatchError('image-key-unavailable', { image: image.id, reason });
+  if (image.projectId !== disk.projectId) throw refuse('it belongs to another project');
+  if (disk.encryption === null) throw refuse('it is encrypted, and the disk would show its data in clear');
+  if (encryption.secretId === null) throw refuse('it has no os_encrypt_key_id');
+  return { imageId: image.id, secretId: encryption.secretId, disk };
 }
 
 /** Gives the server back: the operation has ended in this state. A server that a delete took over is left alone. */
@@ -141,6 +176,10 @@ export async function stateOnHost(
   }
   if (running?.state === 'running') return { vm_state: 'active', power_state: 'running' };
   if (running?.state === 'paused') return { vm_state: 'paused', power_state: 'paused' };
+  const server = placed?.server ?? (await findServer(context.db, serverId));
+  if (server?.shelved_image_id) {
+    return { vm_state: server.host === null ? 'shelved_offloaded' : 'shelved', power_state: 'shutdown' };
+  }
   const memory = placed ? savedMemory(placed.disks) : null;
   if (memory?.state === 'formatted') return { vm_state: 'suspended', power_state: 'shutdown' };
   return { vm_state: 'stopped', power_state: 'shutdown' };

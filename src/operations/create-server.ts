@@ -46,7 +46,8 @@ export function createServer(context: OperationContext): Operation<ServerInput> 
   };
 }
 
-async function place(context: OperationContext, serverId: Server['id']): Promise<void> {
+/** Chooses a server's host and gives its disks their place there. *Repeat*: keeps the choice. */
+export async function place(context: OperationContext, serverId: Server['id']): Promise<void> {
   await context.db.transaction().execute(async (tx) => {
     const server = await findServer(tx, serverId);
     if (!server) throw new Error(`server ${serverId} has no row`);

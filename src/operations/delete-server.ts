@@ -1,5 +1,5 @@
 import { imagesToKeep } from '#db/disks.ts';
-import { releaseServer } from '#db/servers.ts';
+import { findServer, releaseServer } from '#db/servers.ts';
 import { faultOf, loadIfPlaced, type OperationContext, type ServerInput } from '#operations/context.ts';
 import type { Operation } from '#operations/engine.ts';
 import { destroyDisks, stopGuest, takeOver } from '#operations/steps.ts';
@@ -12,7 +12,7 @@ import { destroyDisks, stopGuest, takeOver } from '#operations/steps.ts';
  * | take-over     | waits for the operation it interrupts               | –            | fine     |
  * | stop          | guest ended, all disks locked, leases closed        | none         | fine     |
  * | destroy-disks | headers overwritten, media gone, secrets destroyed  | none: there is no way back from here | fine |
- * | forget        | console, folder and images nobody uses gone; DELETED | –           | fine     |
+ * | forget        | console, folder, images nobody uses and the one it was shelved to gone; DELETED | –           | fine     |
  *
  * When a step keeps failing the server ends in ERROR with a fault, and can be deleted again.
  */
@@ -32,7 +32,9 @@ export function deleteServer(context: OperationContext): Operation<ServerInput> 
   };
 }
 
-async function forget(context: OperationContext, { serverId, operationId }: ServerInput): Promise<void> {
+async function forget(context: OperationContext, { serverId, operationId, requestId }: ServerInput): Promise<void> {
+  const shelvedTo = (await findServer(context.db, serverId))?.shelved_image_id;
+  if (shelvedTo) await context.images.discard(shelvedTo, requestId);
   const placed = await loadIfPlaced(context, serverId);
   await placed?.agent.forgetServer(serverId);
   if (placed?.server.host) await placed.agent.pruneImages(await imagesToKeep(context.db, placed.server.host));

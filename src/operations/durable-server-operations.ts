@@ -1,15 +1,18 @@
 import type { Duplex } from 'node:stream';
 import { crashPoint } from '#core/crash-point.ts';
 import { NightlatchError } from '#core/errors.ts';
-import { type DiskId, newId, type ServerId } from '#core/ids.ts';
+import { type DiskId, type ImageId, newId, type ServerId } from '#core/ids.ts';
 import { answersOnConsole, type ServerAction } from '#core/server.ts';
 import { insertDisks, type NewDisk } from '#db/disks.ts';
 import type { PendingOperation } from '#db/schema.ts';
 import { claimServer, findServer, insertServer, type Server, type ServerReplacement, stateOf } from '#db/servers.ts';
 import type { OperationContext, Particulars, ServerInput } from '#operations/context.ts';
+import { createImage } from '#operations/create-image.ts';
 import { createServer } from '#operations/create-server.ts';
 import { deleteServer } from '#operations/delete-server.ts';
 import type { Engine, Operation } from '#operations/engine.ts';
+import { offloadServer } from '#operations/offload-server.ts';
+import { planImage } from '#operations/plan-image.ts';
 import { plannedDisks } from '#operations/planned-disks.ts';
 import {
   pauseServer,
@@ -23,8 +26,10 @@ import { rebuildServer } from '#operations/rebuild-server.ts';
 import { rescueServer, unrescueServer } from '#operations/rescue-server.ts';
 import { confirmResize, resizeServer, revertResize } from '#operations/resize-server.ts';
 import { resumeServer } from '#operations/resume-server.ts';
-import type { Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
+import type { ImageRequest, Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
+import { shelveServer } from '#operations/shelve-server.ts';
 import { suspendServer } from '#operations/suspend-server.ts';
+import { unshelveServer } from '#operations/unshelve-server.ts';
 
 const operationOf = {
   start: 'start-server',
@@ -41,6 +46,10 @@ const operationOf = {
   'confirm-resize': 'confirm-resize',
   'revert-resize': 'revert-resize',
   rebuild: 'rebuild-server',
+  'create-image': 'create-image',
+  shelve: 'shelve-server',
+  'shelve-offload': 'shelve-offload-server',
+  unshelve: 'unshelve-server',
   delete: 'delete-server',
   settle: 'settle-server',
 } as const satisfies Record<ServerAction, string>;
@@ -64,6 +73,10 @@ export function serverOperations(context: OperationContext): Operation<ServerInp
     confirmResize(context),
     revertResize(context),
     rebuildServer(context),
+    createImage(context),
+    shelveServer(context),
+    offloadServer(context),
+    unshelveServer(context),
     deleteServer(context),
   ];
 }
@@ -111,12 +124,39 @@ export class DurableServerOperations implements ServerOperations {
     particulars: Particulars = {},
     replacement: ServerReplacement | null = null,
   ): Promise<void> {
-    const operation = (underWay: PendingOperation | null) =>
-      pending(operationOf[action], serverId, requester.requestId, underWay?.id ?? null, particulars);
-    const claim = await claimServer(this.#context.db, serverId, action, operation, replacement);
+    const imageId = newId<ImageId>();
+    const claim = await claimServer(
+      this.#context.db,
+      serverId,
+      action,
+      (underWay, { shelved_image_id }) => {
+        const image = action === 'shelve' ? imageId : shelved_image_id;
+        const all = image === null ? particulars : { ...particulars, imageId: image };
+        return pending(operationOf[action], serverId, requester.requestId, underWay?.id ?? null, all);
+      },
+      replacement,
+      async (tx, server) => {
+        if (action === 'shelve') await planImage(tx, server, imageId, shelvedImage(server));
+      },
+    );
     crashPoint('operations.recorded');
     await this.#engine.start(claim.name, claim.id, claim.input);
     if (action === 'delete') await this.#awaitIfUnplaced(serverId, claim);
+  }
+
+  async createImage(serverId: ServerId, request: ImageRequest, { requestId }: Requester): Promise<ImageId> {
+    const imageId = newId<ImageId>();
+    const claim = await claimServer(
+      this.#context.db,
+      serverId,
+      'create-image',
+      (underWay) => pending('create-image', serverId, requestId, underWay?.id ?? null, { imageId }),
+      null,
+      (tx, server) => planImage(tx, server, imageId, request),
+    );
+    crashPoint('operations.recorded');
+    await this.#engine.start(claim.name, claim.id, claim.input);
+    return imageId;
   }
 
   /**
@@ -141,6 +181,11 @@ export class DurableServerOperations implements ServerOperations {
     }
     return await this.#context.agent(server.host).openConsole(server.id);
   }
+}
+
+/** See Nova's `shelve`. */
+function shelvedImage({ name }: Server): ImageRequest {
+  return { name: `${name.slice(0, 255 - '-shelved'.length)}-shelved`, properties: {}, encryption: 'new' };
 }
 
 function pending(

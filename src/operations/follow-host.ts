@@ -1,7 +1,7 @@
 import type { Logger } from 'pino';
 import { describeError, NightlatchError } from '#core/errors.ts';
 import type { HostName, ServerId } from '#core/ids.ts';
-import { shouldRun } from '#core/server.ts';
+import { type ServerAction, shouldRun } from '#core/server.ts';
 import { findDisk } from '#db/disks.ts';
 import { findServer, type Server, serversInOperation, serversOnHost, stateOf } from '#db/servers.ts';
 import type { HostAgent, HostEvent } from '#host/host-agent.ts';
@@ -89,7 +89,9 @@ export class HostFollower {
     const running = new Set(servers.map((server) => server.id));
     const known = await serversOnHost(this.#parts.context.db, name);
     for (const server of known) {
-      if (server.operation === null) await this.#settleIfOdd(server, running.has(server.id));
+      if (server.operation !== null) continue;
+      if (this.#isOffloadDue(server)) await this.#actUnlessTaken('shelve-offload', server);
+      else await this.#settleIfOdd(server, running.has(server.id));
     }
     return new Map(known.map((server) => [server.id, server]));
   }
@@ -135,8 +137,20 @@ export class HostFollower {
    */
   async #settleIfOdd(server: Server, isRunning: boolean): Promise<boolean> {
     if (shouldRun(stateOf(server)) === isRunning) return true;
+    return await this.#actUnlessTaken('settle', server);
+  }
+
+  #isOffloadDue({ vm_state, shelved_at, fault }: Server): boolean {
+    const { shelvedOffloadSeconds: seconds } = this.#parts.context;
+    // One that failed to be offloaded waits for its user.
+    if (vm_state !== 'shelved' || shelved_at === null || fault !== null || seconds < 0) return false;
+    return Date.now() >= shelved_at.getTime() + seconds * 1000;
+  }
+
+  /** Returns false when another operation was quicker. */
+  async #actUnlessTaken(action: ServerAction, server: Server): Promise<boolean> {
     try {
-      await this.#parts.operations.act('settle', server.id, {
+      await this.#parts.operations.act(action, server.id, {
         requestId: OURSELVES,
         userId: server.user_id,
         projectId: server.project_id,

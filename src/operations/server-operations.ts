@@ -34,6 +34,14 @@ export type ServerRequest = {
   readonly reservationId: string;
 };
 
+/** An image of a server's root disk, as a user asked for it. */
+export type ImageRequest = {
+  readonly name: string;
+  readonly properties: Readonly<Record<string, string>>;
+  /** Of an encrypted disk. `new`: with a key of its own. `none`: it is in clear. */
+  readonly encryption: 'new' | 'none';
+};
+
 /** What the API may set going. Each call returns as soon as the operation is durable; it goes on by itself. */
 export interface ServerOperations {
   /** Rows of the server and its disks and the pending operation, in one transaction. */
@@ -51,6 +59,9 @@ export interface ServerOperations {
     particulars?: Particulars,
     replacement?: ServerReplacement | null,
   ): Promise<void>;
+
+  /** As `act`, for an image of the server's root disk; returns its id. */
+  createImage(serverId: ServerId, request: ImageRequest, requester: Requester): Promise<ImageId>;
 
   /** The last `bytes` bytes of the serial console; empty when the server has no host yet. */
   consoleLog(server: Server, bytes: number): Promise<Buffer>;

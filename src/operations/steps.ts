@@ -2,9 +2,11 @@ import { crashPoint } from '#core/crash-point.ts';
 import type { Disk, DiskContent } from '#core/disk.ts';
 import { endUnplacedDisks, updateDisk } from '#db/disks.ts';
 import type { Server } from '#db/servers.ts';
+import type { DiskKeys } from '#host/host-agent.ts';
 import {
   contentOf,
   guestDisks,
+  imageKeyOf,
   loadIfPlaced,
   loadPlaced,
   type OperationContext,
@@ -70,16 +72,15 @@ export function storeKeys(context: OperationContext, which: (disk: Disk) => bool
   };
 }
 
-/** Brings the images that disks are made from onto the host. *Repeat*: finds them there. */
+/** Brings the images that disks are still to be made from onto the host. *Repeat*: finds them there. */
 export function cacheImages(context: OperationContext, which: (disk: Disk) => boolean): Step<ServerInput> {
   return {
     name: 'cache-image',
     async run({ serverId }) {
       const { disks, agent } = await loadPlaced(context, serverId);
-      for (const { imageId } of disks.filter(which)) {
-        if (imageId === null) continue;
-        const image = await context.images.openImage(imageId);
-        await agent.cacheImage(imageId, image.format, image.open);
+      for (const { imageId, state } of disks.filter(which)) {
+        if (imageId === null || state === 'formatted') continue;
+        await agent.cacheImage(imageId, await context.images.openImage(imageId));
       }
     },
   };
@@ -103,7 +104,9 @@ export function createDisks(
         const filling = content(server, disk, disks);
         const copied = filling.kind === 'disk' ? disks.filter(({ id }) => id === filling.from.id) : [];
         const reason = copied.length > 0 ? 'copy' : 'create';
-        await context.keys.lend([disk, ...copied], reason, requestId, (keys) => agent.createDisk(disk, filling, keys));
+        const imageKey = await imageKeyOf(context, disk, filling);
+        const create = (keys: DiskKeys) => agent.createDisk(disk, filling, keys);
+        await context.keys.lend([disk, ...copied], reason, requestId, create, imageKey);
         crashPoint('steps.create-disks.made');
         await context.keys.close([disk, ...copied], requestId);
         await updateDisk(context.db, disk.id, { state: 'formatted' });

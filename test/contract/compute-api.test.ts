@@ -473,7 +473,7 @@ describe('actions', () => {
     for (const body of [{}, { 'os-start': null, 'os-stop': null }, [], { reboot: {} }, { reboot: { type: 'X' } }]) {
       assert.equal((await act(id, body)).status, 400, JSON.stringify(body));
     }
-    for (const name of ['shelve', 'createImage', 'migrate', 'os-getVNCConsole']) {
+    for (const name of ['createBackup', 'migrate', 'os-getVNCConsole']) {
       const answer = await act(id, { [name]: {} });
       assert.deepEqual([answer.status, answer.body.notImplemented.code], [501, 501]);
     }

@@ -93,6 +93,7 @@ function storeThat(onGet: () => Promise<void>): KeyStore {
   const store = new LocalKeyStore(db, root);
   return {
     store: (label, secret) => store.store(label, secret),
+    has: async () => true,
     find: (label) => store.find(label),
     delete: (id) => store.delete(id),
     get: async (projectId, id) => {
@@ -181,7 +182,7 @@ describe('a key leaves the key store', () => {
     const disk = await keyedDisk();
     const keys = new KeyService(db, new LocalKeyStore(db, root));
     const kept: Secret[] = [];
-    const keep = async (lent: ReadonlyMap<DiskId, Secret>) => void kept.push(...lent.values());
+    const keep = async (lent: ReadonlyMap<unknown, Secret>) => void kept.push(...lent.values());
     await keys.lend([disk], 'run', 'req-10', keep);
     await assert.rejects(
       keys.lend([disk], 'run', 'req-11', async (lent) => {

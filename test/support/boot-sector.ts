@@ -7,15 +7,16 @@ import { command } from '#test/support/command.ts';
 
 /**
  * A guest of 512 bytes, up in a fraction of a second. On the first serial port it prints `READY` and a line feed, and
- * then obeys one letter at a time: `n` prints the next letter of the alphabet, counted in its memory; `p` powers off;
- * `r` resets; `f` prints `f` for ever. It powers off when the power button is pressed (ACPI).
+ * then obeys one letter at a time: `n` prints the next letter of the alphabet, counted in its memory; `w` writes that
+ * memory to the second sector of its first disk, `l` loads it from there, and both print `k` when that went well; `p`
+ * powers off; `r` resets; `f` prints `f` for ever. It powers off when the power button is pressed (ACPI).
  *
  * x86 real mode; ports 600h, 602h, 604h are the q35's ACPI power management registers as SeaBIOS sets them up.
  */
 const code = `
   fa 31c0 8ed8 8ed0 bc007c      cli; ds = ss = 0; sp = 7c00h
   ba0206 b80001 ef              out 602h, 100h: let the power button be seen
-  be7b7c                        si = message
+  bea17c                        si = message
   ac 84c0 7405 e84e00 ebf6      say: put every letter until zero
   c606007e61 fb                 [7e00h] = 'a'; interrupts on
   f4                            wait: sleep until the timer's next tick
@@ -23,13 +24,18 @@ const code = `
   bafd03 ec a801 74ee           nothing received: go to wait
   baf803 ec                     the letter received
   3c70 741e 3c72 7414 3c66 741f  p: off; r: reset; f: flood
-  3c6e 75da                     not n: wait
+  3c6e 7531                     not n: go to disk
   a0007e fe06007e e81600 ebce   put [7e00h], add one, wait
   b0fe e664 ebc8                reset: by the keyboard controller
   ba0406 b80020 ef ebbf         off: out 604h, 2000h
   e80200 ebfb                   flood: put for ever
   88c4 bafd03 ec a820 74fb      put: until the transmitter is ready
   88e0 baf803 ee c3             send, return
+  b403 3c77 7406                disk: w: write
+  b402 3c6c 759d                l: read; not l: wait
+  b001 1e07 bb007e              one sector, at 7e00h
+  b90200 ba8000 cd13            of the first disk, the second sector
+  b06b 7302 b021 e8cbff eb83    put k, or ! when it failed; wait
 `;
 
 /** The boot sector, 512 bytes. */

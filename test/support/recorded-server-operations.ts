@@ -1,5 +1,5 @@
 import { Duplex } from 'node:stream';
-import type { HostName, ServerId } from '#core/ids.ts';
+import type { HostName, ImageId, ServerId } from '#core/ids.ts';
 import { newId } from '#core/ids.ts';
 import type { ServerAction } from '#core/server.ts';
 import type { Database } from '#db/database.ts';
@@ -14,7 +14,7 @@ import {
 } from '#db/servers.ts';
 import type { Particulars } from '#operations/context.ts';
 import { serverColumns } from '#operations/durable-server-operations.ts';
-import type { Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
+import type { ImageRequest, Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
 
 /**
  * ServerOperations without a host: rows are written and claimed as the real one does, and an operation ends when the
@@ -24,6 +24,7 @@ export class RecordedServerOperations implements ServerOperations {
   readonly requests: ServerRequest[] = [];
   readonly acts: { readonly action: ServerAction; readonly serverId: ServerId; readonly particulars?: Particulars }[] =
     [];
+  readonly images: ImageRequest[] = [];
   consoleText = '';
   /** Makes the next creations fail, after so many. */
   failAfter: number | null = null;
@@ -58,6 +59,12 @@ export class RecordedServerOperations implements ServerOperations {
   ): Promise<void> {
     await claimServer(this.#db, serverId, action, () => ({ id: action, name: action, input: null }), replacement);
     this.acts.push({ action, serverId, ...(particulars ? { particulars } : {}) });
+  }
+
+  async createImage(serverId: ServerId, request: ImageRequest, requester: Requester): Promise<ImageId> {
+    await this.act('create-image', serverId, requester);
+    this.images.push(request);
+    return newId<ImageId>();
   }
 
   async consoleLog(_server: Server, bytes: number): Promise<Buffer> {

@@ -1,6 +1,7 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { HostPath } from '#core/ids.ts';
+import { imageEncryption } from '#core/image-encryption.ts';
 import { shouldRun } from '#core/server.ts';
 import { connectPool, openDatabase } from '#db/database.ts';
 import { asDisk } from '#db/disks.ts';
@@ -11,7 +12,7 @@ import { guestsOf, processesOf } from '#test/support/destroy-state.ts';
 import type { TestService } from '#test/support/service.ts';
 
 /**
- * Everything that does not belong: secrets without a disk and disks without a secret, files without a row and rows
+ * Everything that does not belong: secrets without a disk or an image and either without its secret, files without a row and rows
  * without a file, guests without an active server, leases of servers that do not run, disks left unlocked, libvirt
  * secrets. Empty when all is as it should be.
  */
@@ -33,16 +34,28 @@ export async function findStrays(service: TestService): Promise<string[]> {
     const server = servers.get(disk.server_id);
     const where = `${disk.role} disk of server ${server?.name} (${server?.vm_state})`;
     if (server?.vm_state === 'deleted' || server?.vm_state === 'error') strays.push(`${where} is ${disk.state}`);
-    if (disk.state !== 'formatted') strays.push(`${where} is ${disk.state}`);
-    if (disk.encrypted && !secrets.some(({ id }) => id === disk.secret_id)) strays.push(`${where} has no secret`);
+    const expected = server?.vm_state === 'shelved_offloaded' ? 'absent' : 'formatted';
+    if (disk.state !== expected) strays.push(`${where} is ${disk.state}`);
+    if (disk.encrypted && disk.state !== 'absent' && !secrets.some(({ id }) => id === disk.secret_id))
+      strays.push(`${where} has no secret`);
+    if (disk.role === 'snapshot') strays.push(`${where} was kept`);
     if (disk.role === 'memory' && server?.vm_state !== 'suspended') strays.push(`${where} was kept`);
     if (disk.role === 'rescue' && server?.vm_state !== 'rescued') strays.push(`${where} was kept`);
     if (disk.standing === 'coming' || (disk.standing === 'kept' && server?.vm_state !== 'resized')) {
       strays.push(`${where} is ${disk.standing}`);
     }
   }
+  const images = await db.selectFrom('images').selectAll().execute();
+  const imageKeys = images.map(({ properties }) => imageEncryption(properties)?.secretId ?? null);
   for (const secret of secrets) {
-    if (!disks.some((disk) => disk.secret_id === secret.id)) strays.push(`secret ${secret.name} opens nothing`);
+    const opens = disks.filter((disk) => disk.secret_id === secret.id).length + count(imageKeys, secret.id);
+    if (opens !== 1) strays.push(`secret ${secret.name} opens ${opens} things`);
+  }
+  for (const image of images) {
+    const secretId = imageEncryption(image.properties)?.secretId;
+    if (image.status === 'deleted') strays.push(`image ${image.name} is half deleted`);
+    if (secretId === null) strays.push(`image ${image.name} is encrypted and names no key`);
+    if (secretId && !secrets.some(({ id }) => id === secretId)) strays.push(`image ${image.name} has no secret`);
   }
   for (const lease of leases) {
     const disk = disks.find(({ id }) => id === lease.disk_id);
@@ -56,11 +69,15 @@ export async function findStrays(service: TestService): Promise<string[]> {
   if (leases.length !== encrypted.length) strays.push(`${leases.length} leases for ${encrypted.length} disks in use`);
   const guests = (await guestsOf(service.stateDirectory)).length;
   if (guests !== running.length) strays.push(`${guests} guests run for ${running.length} active servers`);
-  if (files.length !== disks.length)
-    strays.push(`${files.length} files for ${disks.length} disks: ${files.join(', ')}`);
+  const onHost = disks.filter(({ state }) => state !== 'absent').length;
+  if (files.length !== onHost) strays.push(`${files.length} files for ${onHost} disks: ${files.join(', ')}`);
   strays.push(...(await unlockedDisks(service)).map((id) => `disk ${id} is unlocked`));
   strays.push(...(await libvirtSecrets(service)).map((usage) => `libvirt keeps the secret ${usage}`));
   return strays;
+}
+
+function count<T>(all: readonly T[], one: T): number {
+  return all.filter((each) => each === one).length;
 }
 
 async function diskFiles(service: TestService): Promise<string[]> {

@@ -1,6 +1,17 @@
 import { type Static, Type } from 'typebox';
-import { exactly, ShortText } from '#api/compute/fields.ts';
+import { exactly, Metadata, Name, ShortText } from '#api/compute/fields.ts';
 import { Rebuild, Resize } from '#api/compute/replace-schemas.ts';
+
+export const CreateImage = exactly({
+  name: Name,
+  metadata: Type.Optional(Metadata),
+  encryption: Type.Optional(
+    exactly({
+      key: Type.Enum(['same', 'new', 'existing', 'none']),
+      secret_uuid: Type.Optional(Type.String({ maxLength: 36 })),
+    }),
+  ),
+});
 
 const ImageRef = Type.String({ pattern: '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' });
 
@@ -24,6 +35,16 @@ export const ActionBody = Type.Object(
           Type.Union([Type.Integer({ minimum: -1 }), Type.String({ pattern: '^(-1|[0-9]{1,9})$' }), Type.Null()]),
         ),
       }),
+    ),
+    createImage: Type.Optional(CreateImage),
+    unshelve: Type.Optional(
+      Type.Union([
+        Type.Null(),
+        exactly({
+          availability_zone: Type.Optional(Type.Union([ShortText, Type.Null()])),
+          host: Type.Optional(ShortText),
+        }),
+      ]),
     ),
     'os-getSerialConsole': Type.Optional(exactly({ type: Type.Literal('serial') })),
   },

@@ -1,7 +1,10 @@
-import type { FastifyRequest } from 'fastify';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { RequestContext } from '#api/auth.ts';
+import { catalogServices } from '#api/catalog.ts';
 import type { ActionBody } from '#api/compute/action-schemas.ts';
 import { consoleOutput } from '#api/compute/console-output.ts';
+import { AVAILABILITY_ZONE } from '#api/compute/create-checks.ts';
+import { imageRequestFrom } from '#api/compute/create-image.ts';
 import { has, requireNotYet } from '#api/compute/microversions.ts';
 import type { ComputeAction } from '#api/compute/policy.ts';
 import { rebuild } from '#api/compute/rebuild.ts';
@@ -11,6 +14,7 @@ import { resize, revertResize } from '#api/compute/resize.ts';
 import { deleteOnce, lockServer, resetState, unlockServer } from '#api/compute/server-changes.ts';
 import { checkUnlocked } from '#api/compute/server-lookup.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
+import { publicUrlOf } from '#api/public-url.ts';
 import { badRequest, NightlatchError } from '#core/errors.ts';
 import type { ServerAction } from '#core/server.ts';
 import type { Server } from '#db/servers.ts';
@@ -18,6 +22,7 @@ import type { Server } from '#db/servers.ts';
 /** One action asked of a server that the caller may see. */
 export type ActionCall = {
   readonly request: FastifyRequest;
+  readonly reply: FastifyReply;
   readonly body: ActionBody;
   readonly context: RequestContext;
   readonly server: Server;
@@ -71,6 +76,33 @@ export const actions: Readonly<Record<string, Action>> = {
     isLocated: true,
     run: (call) => rebuild(call, call.body.rebuild as Rebuild),
   },
+  shelve: operation('os_compute_api:os-shelve:shelve', 'shelve'),
+  shelveOffload: operation('os_compute_api:os-shelve:shelve_offload', 'shelve-offload'),
+  unshelve: {
+    policy: 'os_compute_api:os-shelve:unshelve',
+    run: async (call) => {
+      const { availability_zone: zone, host } = call.body.unshelve ?? {};
+      if (host !== undefined) throw badRequest('Choosing the host of a server is not served. Leave out host.');
+      if (zone && zone !== AVAILABILITY_ZONE) throw badRequest('The requested availability zone is not available');
+      return await start(call, 'unshelve');
+    },
+  },
+  createImage: {
+    policy: 'os_compute_api:servers:create_image',
+    status: 202,
+    run: async ({ request, reply, body, services, server, context }) => {
+      checkUnlocked(server, context);
+      if (!body.createImage) throw badRequest("'createImage' is a required property");
+      const wanted = imageRequestFrom(body.createImage, server, context);
+      const id = await services.operations.createImage(server.id, wanted, context);
+      if (has(request, 'image-id-in-body')) return { image_id: id };
+      reply.header(
+        'location',
+        `${publicUrlOf(request, services.publicUrl)}${catalogServices.image.path}/v2/images/${id}`,
+      );
+      return null;
+    },
+  },
   forceDelete: {
     policy: 'os_compute_api:servers:delete',
     run: async ({ services, server, context }) => {
@@ -122,7 +154,7 @@ export const actions: Readonly<Record<string, Action>> = {
 /** Actions that Compute has and that are not served: 501, as from a driver that cannot do them. */
 export const unservedActions: ReadonlySet<string> = new Set([
   ...['migrate', 'os-migrateLive'],
-  ...['createImage', 'createBackup', 'shelve', 'shelveOffload', 'unshelve', 'evacuate', 'restore', 'changePassword'],
+  ...['createBackup', 'evacuate', 'restore', 'changePassword'],
   ...['os-getVNCConsole', 'os-getSPICEConsole', 'os-getRDPConsole', 'trigger_crash_dump', 'resetNetwork'],
   ...['addSecurityGroup', 'removeSecurityGroup', 'addFixedIp', 'removeFixedIp', 'addFloatingIp', 'removeFloatingIp'],
   'injectNetworkInfo',

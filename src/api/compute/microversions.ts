@@ -21,6 +21,7 @@ export const features = {
   'networks-required': 37,
   'unknown-status-refused': 38,
   'no-image-limits': 39,
+  'image-id-in-body': 45,
   'server-flavor-embedded': 47,
   'tags-at-create': 52,
   'uuid-of-services': 53,

@@ -35,7 +35,7 @@ export async function rebuild({ request, server, context, services }: ActionCall
   refuseFieldsBefore(request, asked, cameWith);
   refuseUnserved(asked);
   if (server.host === null) throw new NightlatchError('server-unplaced', { server: server.id });
-  const image = await getBootImage(services.images, imageIdFrom(asked), context);
+  const image = await getBootImage(services.images, imageIdFrom(asked), context, server.project_id);
   checkFit(server.flavor, image);
   const flavor = { name: server.flavor.name, properties: server.flavor.extraSpecs };
   const intent = resolveEncryptionIntent(flavor, image);

@@ -24,7 +24,7 @@ export function addServerActionRoutes(app: ComputeApp, services: ComputeServices
     if (!action) throw badRequest(`There is no such action: ${shorten(name, 64)}`);
     const context = allowed(request, action.policy);
     const server = await getServer(services.db, id, context);
-    const answer = await action.run({ request, body, context, server, services });
+    const answer = await action.run({ request, reply, body, context, server, services });
     const [self] = action.isLocated ? linksTo(request, services.publicUrl, `servers/${server.id}`) : [];
     if (self) reply.header('location', self.href);
     if (answer === null) return await reply.status(action.status ?? 202).send();

@@ -45,7 +45,7 @@ export function imageRoutes(deps: ImageDependencies): FastifyPluginAsyncTypebox 
     app.delete('/images/:id', { schema: { params: imageParams } }, async (request, reply) => {
       const { image, context } = await imageOf(request, request.params.id, deps);
       enforce(imagePolicy, 'delete_image', context, { projectId: image.projectId });
-      await deps.images.delete(image.id);
+      await deps.images.delete(image.id, request.id);
       return reply.status(204).send();
     });
     await app.register(patching(deps));

@@ -5,6 +5,7 @@ import { checkCustomProperties, customPropertiesOf } from '#api/image/properties
 import { imageDocument, type patchRequest, readOnlyFields } from '#api/image/schemas.ts';
 import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
 import type { Image } from '#core/image.ts';
+import { imageEncryption, isEncryptionProperty } from '#core/image-encryption.ts';
 import type { ImageChange } from '#db/images.ts';
 
 export type Patch = Static<typeof patchRequest>;
@@ -16,7 +17,7 @@ const base: readonly string[] = Object.keys(imageDocument.properties);
 
 /**
  * What a JSON patch changes of an image. @throws forbidden for a field only we set, and for the formats of an image
- * that has bytes; conflict, when it replaces or removes what is not there; bad-request, when the result is no image.
+ * that has bytes or says how it is encrypted; conflict, when it replaces or removes what is not there; bad-request, when the result is no image.
  */
 export function changeFrom(patch: Patch, image: Image): ImageChange {
   for (const operation of patch) checkOperation(operation, image);
@@ -51,6 +52,11 @@ function checkOperation({ op, path, value }: Patch[number], image: Image): void 
   }
   if ((field === 'disk_format' || field === 'container_format') && image.status !== 'queued') {
     throw new NightlatchError('forbidden', { action: `changing ${shown} of an image that has data` });
+  }
+  // Its bytes were checked against them, and its secret goes with it.
+  const isSettled = image.status !== 'queued' || imageEncryption(image.properties) !== null;
+  if (isEncryptionProperty(field) && isSettled) {
+    throw new NightlatchError('forbidden', { action: `changing ${shown} of this image` });
   }
 }
 

@@ -1,6 +1,7 @@
 import { baseFields } from '#api/image/schemas.ts';
 import { checkEncryptionProperty } from '#core/encryption-intent.ts';
 import { badRequest } from '#core/errors.ts';
+import { checkImageEncryption } from '#core/image-encryption.ts';
 
 /** Default of Glance's `image_property_quota`. */
 const MAX_PROPERTIES = 128;
@@ -16,4 +17,5 @@ export function checkCustomProperties(properties: Readonly<Record<string, string
   const entries = Object.entries(properties);
   if (entries.length > MAX_PROPERTIES) throw badRequest(`An image can have at most ${MAX_PROPERTIES} properties.`);
   for (const [name, value] of entries) checkEncryptionProperty(name, value);
+  checkImageEncryption(properties);
 }

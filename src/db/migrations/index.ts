@@ -3,6 +3,7 @@ import * as createEverything from './0001-create-everything.ts';
 import * as serverAttributes from './0002-server-attributes.ts';
 import * as replacedDisks from './0003-replaced-disks.ts';
 import * as serverReplacement from './0004-server-replacement.ts';
+import * as imageKeys from './0005-image-keys.ts';
 
 /** Every migration, in order, as a literal list: no directory is scanned at run time. */
 export const migrations: Record<string, Migration> = {
@@ -10,4 +11,5 @@ export const migrations: Record<string, Migration> = {
   '0002-server-attributes': serverAttributes,
   '0003-replaced-disks': replacedDisks,
   '0004-server-replacement': serverReplacement,
+  '0005-image-keys': imageKeys,
 };

@@ -14,6 +14,9 @@ export type DomainDisk = {
   readonly encryption: { readonly format: EncryptionFormat; readonly secretUuid: string } | null;
 };
 
+/** The medium that a disk is copied to. */
+export type DiskCopy = Pick<DomainDisk, 'attachment' | 'encryption'>;
+
 /** What a domain is made of. Its libvirt UUID is the server's id. */
 export type DomainSpec = {
   readonly serverId: ServerId;
@@ -66,6 +69,15 @@ export interface Hypervisor {
 
   /** Brings a saved guest back, paused, from `file`. Keys as in `start`. *Repeat*: a domain that exists is fine. */
   restore(domain: DomainSpec, file: HostPath, keys: readonly DomainKey[]): Promise<void>;
+
+  /**
+   * Copies what a domain's disk holds at one moment onto a fresh medium of the same size, while its guest goes on; QEMU has
+   * forgotten the medium and its key on return. `target` names the disk in the domain. Keys as in `start`.
+   * *Repeat*: starts over; `endCopy` first. On failure the guest is unharmed and the copy is worthless.
+   */
+  copyDisk(serverId: ServerId, target: string, copy: DiskCopy, keys: readonly DomainKey[]): Promise<void>;
+  /** Ends a copy that is under way, such as one that a crash left behind. *Repeat*, and none, and no domain: fine. */
+  endCopy(serverId: ServerId, target: string): Promise<void>;
 
   /** Stops the virtual CPUs; keys stay with QEMU. *Repeat*: fine. */
   pause(serverId: ServerId): Promise<void>;

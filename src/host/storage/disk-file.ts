@@ -43,5 +43,7 @@ function roleName(disk: DiskSpec): string {
       return 'disk.config';
     case 'memory':
       return 'memory';
+    case 'snapshot':
+      return 'disk.snapshot';
   }
 }

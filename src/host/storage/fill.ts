@@ -2,8 +2,10 @@ import { open, stat } from 'node:fs/promises';
 import type { DiskContent, DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath, ImageId } from '#core/ids.ts';
+import type { Secret } from '#core/secret.ts';
 import { run } from '#host/exec.ts';
 import { tellingDiskFull, writeAll } from '#host/files.ts';
+import type { BlockNode } from '#host/fuse-exports.ts';
 import { buildConfigDrive } from '#host/storage/config-drive.ts';
 
 /** Label of a swap disk's swap area. */
@@ -11,12 +13,17 @@ const SWAP_LABEL = 'swap';
 const IMAGE_TIMEOUT_MS = 60 * 60_000;
 const TIMEOUT_MS = 10 * 60_000;
 
+/** An encrypted image, as QEMU opens it; `key-secret` in its description is `key`. */
+export type EncryptedSource = { readonly node: BlockNode; readonly key: Secret };
+
 /** What filling a disk needs to know of the host. */
 export type FillSource = {
   /** The raw image in the cache, or the plaintext of the disk to copy; needed for those contents only. */
   readonly sourceFile: HostPath | null;
   /** The disk reads as zeros now, so that zeros need not be written. */
   readonly isZeroed: boolean;
+  /** The encrypted image to copy, instead. */
+  readonly sourceImage?: EncryptedSource;
   /** Memory-backed storage for what must not touch a disk in clear. */
   readonly runDirectory: HostPath;
 };
@@ -75,12 +82,17 @@ function neededSource({ sourceFile }: FillSource): HostPath {
 
 /** `-S 0` writes zeros as data instead of discarding; what is zero already stays sparse. */
 async function copyAll(source: FillSource, plaintext: HostPath, doing: string): Promise<void> {
-  const zeros = source.isZeroed ? ['--target-is-zero'] : ['-S', '0'];
-  const formats = ['-f', 'raw', '-O', 'raw'];
-  await run('qemu-img', ['convert', '-n', ...zeros, ...formats, neededSource(source), plaintext], {
-    doing,
-    timeoutMs: IMAGE_TIMEOUT_MS,
-  });
+  const convert = ['convert', '-n', ...(source.isZeroed ? ['--target-is-zero'] : ['-S', '0'])];
+  const options = { doing, timeoutMs: IMAGE_TIMEOUT_MS };
+  if (!source.sourceImage) {
+    const formats = ['-f', 'raw', '-O', 'raw'];
+    await run('qemu-img', [...convert, ...formats, neededSource(source), plaintext], options);
+    return;
+  }
+  const { node, key } = source.sourceImage;
+  const secret = ['--object', 'secret,id=key,file=/dev/fd/3'];
+  const image = `json:${JSON.stringify(node)}`;
+  await run('qemu-img', [...convert, ...secret, '-O', 'raw', image, plaintext], { ...options, fd3: key });
 }
 
 /**

@@ -64,6 +64,11 @@ export class LocalKeyStore implements KeyStore {
     }
   }
 
+  async has(projectId: ProjectId, id: SecretId): Promise<boolean> {
+    const query = this.#db.selectFrom('secrets').select('id').where('id', '=', id).where('project_id', '=', projectId);
+    return (await query.executeTakeFirst()) !== undefined;
+  }
+
   async find(label: string): Promise<SecretId | null> {
     const row = await this.#db.selectFrom('secrets').select('id').where('label', '=', label).executeTakeFirst();
     return row?.id ?? null;

@@ -75,6 +75,15 @@ export const native = {
   virDomainRestoreFlags: declare<[Handle, string, string, number], number>(
     'int virDomainRestoreFlags(void *, str, str, unsigned int)',
   ),
+  virDomainBlockCopy: declare<[Handle, string, string, null, number, number], number>(
+    'int virDomainBlockCopy(void *, str, str, void *, int, unsigned int)',
+  ),
+  virDomainGetBlockJobInfo: declare<[Handle, string, Buffer, number], number>(
+    'int virDomainGetBlockJobInfo(void *, str, void *, unsigned int)',
+  ),
+  virDomainBlockJobAbort: declare<[Handle, string, number], number>(
+    'int virDomainBlockJobAbort(void *, str, unsigned int)',
+  ),
   virSecretDefineXML: declare<[Handle, string, number], Handle | null>(
     'void *virSecretDefineXML(void *, str, unsigned int)',
   ),

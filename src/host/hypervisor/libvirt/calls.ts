@@ -20,6 +20,10 @@ const METADATA_ELEMENT = 2;
 const SHUTDOWN_BY_ACPI = 1;
 const RESTORE_PAUSED = 4;
 const USAGE_TYPE_VOLUME = 1;
+/** Reuse the file, which is there and formatted; the job need not outlast the domain. */
+const COPY_TO_EXISTING = 2 | 4;
+/** struct virDomainBlockJobInfo: int type, unsigned long bandwidth, unsigned long long cur, end. */
+const BLOCK_JOB_INFO_BYTES = 32;
 
 type Implementation = {
   [Name in CallName]: (connection: Handle, key: Buffer, ...args: Calls[Name]['args']) => Calls[Name]['result'];
@@ -47,6 +51,17 @@ export const calls: Implementation = {
   destroyDomain: (connection, _key, uuid) => did(connection, uuid, (domain) => native.virDomainDestroyFlags(domain, 0)),
   suspendDomain: (connection, _key, uuid) => did(connection, uuid, native.virDomainSuspend),
   resumeDomain: (connection, _key, uuid) => did(connection, uuid, native.virDomainResume),
+  copyDisk: (connection, _key, uuid, disk, xml) =>
+    did(connection, uuid, (domain) => native.virDomainBlockCopy(domain, disk, xml, null, 0, COPY_TO_EXISTING)),
+  copyProgress(connection, _key, uuid, disk) {
+    const job = withDomain(connection, uuid, (domain) => blockJob(domain, disk));
+    // libvirt makes the two equal only once all was copied and every write goes to both.
+    return job && { isWhole: job.end > 0n && job.at === job.end };
+  },
+  endCopy: (connection, _key, uuid, disk) =>
+    did(connection, uuid, (domain) =>
+      blockJob(domain, disk) === null ? 0 : native.virDomainBlockJobAbort(domain, disk, 0),
+    ),
   saveDomain: (connection, _key, uuid, file) =>
     did(connection, uuid, (domain) => native.virDomainSaveFlags(domain, file, null, 0)),
   savedXml: (connection, _key, file) => found(native.virDomainSaveImageGetXMLDesc(connection, file, 0)),
@@ -134,6 +149,13 @@ function withDomain<T>(connection: Handle, uuid: string, act: (domain: Handle) =
 
 function did(connection: Handle, uuid: string, act: (domain: Handle) => number): boolean {
   return withDomain(connection, uuid, (domain) => done(act(domain)) === null) ?? false;
+}
+
+function blockJob(domain: Handle, disk: string): { readonly at: bigint; readonly end: bigint } | null {
+  const info = Buffer.alloc(BLOCK_JOB_INFO_BYTES);
+  const found = native.virDomainGetBlockJobInfo(domain, disk, info, 0);
+  if (found < 0) throw lastError();
+  return found === 0 ? null : { at: info.readBigUInt64LE(16), end: info.readBigUInt64LE(24) };
 }
 
 function domainState(domain: Handle): number | null {

@@ -1,6 +1,6 @@
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath, ServerId } from '#core/ids.ts';
-import type { DomainDisk, DomainSpec } from '#host/hypervisor/hypervisor.ts';
+import type { DiskCopy, DomainDisk, DomainSpec } from '#host/hypervisor/hypervisor.ts';
 import type { DiskAttachment } from '#host/storage/storage-driver.ts';
 import { element, text, type Xml } from './xml.ts';
 
@@ -101,6 +101,16 @@ function disk({ attachment, target, device, serial, encryption }: DomainDisk): X
     element('target', { dev: target, bus: device === 'cdrom' ? 'sata' : 'virtio' }),
     element('serial', {}, text(serial)),
     device === 'cdrom' ? element('readonly') : null,
+  );
+}
+
+/** What a disk is copied to, for virDomainBlockCopy. */
+export function copyXml({ attachment, encryption }: DiskCopy): Xml {
+  return element(
+    'disk',
+    { type: attachment.blockDevice ? 'block' : 'file' },
+    element('driver', { name: 'qemu', type: attachment.format, cache: 'writeback' }),
+    source(attachment, encryption),
   );
 }
 

@@ -1,7 +1,9 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath, ServerId } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
 import type {
+  DiskCopy,
   DomainEnd,
   DomainKey,
   DomainSpec,
@@ -11,7 +13,7 @@ import type {
 } from '#host/hypervisor/hypervisor.ts';
 import { runPaths } from '#host/run-directory.ts';
 import { readConsoleLog, removeConsoleLog } from './console-log.ts';
-import { type DomainHost, domainXml, METADATA_NAMESPACE, secretXml } from './domain-xml.ts';
+import { copyXml, type DomainHost, domainXml, METADATA_NAMESPACE, secretXml } from './domain-xml.ts';
 import { EventFeed, type FeedEvent } from './event-feed.ts';
 import { checkSeenByLibvirt } from './mount-check.ts';
 import { OneAtATime } from './one-at-a-time.ts';
@@ -36,6 +38,7 @@ const USAGE_PREFIX = 'nightlatch:';
 const CONNECT_TIMEOUT_MS = 60_000;
 /** Saving takes as long as the medium needs for the guest's memory. */
 const SAVE_TIMEOUT_MS = 3_600_000;
+const COPY_POLL_MS = 100;
 
 // virDomainState: the numbers of the two that are not "running" to us.
 const PAUSED = 3;
@@ -150,6 +153,27 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
       const saved = await this.#pool.call('saveDomain', [serverId, file], { doing, timeoutMs: SAVE_TIMEOUT_MS });
       if (!saved) throw new NightlatchError('hypervisor-failed', { doing, reason: 'it does not run' });
     });
+  }
+
+  async copyDisk(serverId: ServerId, target: string, copy: DiskCopy, keys: readonly DomainKey[]): Promise<void> {
+    const doing = `Copying disk ${target} of server ${serverId}`;
+    const isWhole = async () => {
+      const progress = await this.#pool.call('copyProgress', [serverId, target], { doing });
+      if (progress !== null) return progress.isWhole;
+      throw new NightlatchError('hypervisor-failed', { doing, reason: 'the copying ended early; is the host full?' });
+    };
+    try {
+      const begin = () => this.#pool.call('copyDisk', [serverId, target, copyXml(copy)], { doing });
+      await this.#withSecrets(doing, keys, async () => must(doing, await begin()));
+      while (!(await isWhole())) await delay(COPY_POLL_MS);
+    } finally {
+      await this.endCopy(serverId, target);
+    }
+  }
+
+  async endCopy(serverId: ServerId, target: string): Promise<void> {
+    const doing = `Ending the copy of disk ${target} of server ${serverId}`;
+    await this.#pool.call('endCopy', [serverId, target], { doing, timeoutMs: SAVE_TIMEOUT_MS });
   }
 
   async pause(serverId: ServerId): Promise<void> {

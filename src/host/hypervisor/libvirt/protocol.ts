@@ -18,6 +18,12 @@ export type Calls = {
   destroyDomain: { args: [uuid: string]; result: boolean };
   suspendDomain: { args: [uuid: string]; result: boolean };
   resumeDomain: { args: [uuid: string]; result: boolean };
+  /** Starts to copy a disk onto what the XML says; false: there is no such domain. */
+  copyDisk: { args: [uuid: string, disk: string, xml: string]; result: boolean };
+  /** How far the copying is; null: there is no such domain, or no copying. */
+  copyProgress: { args: [uuid: string, disk: string]; result: { readonly isWhole: boolean } | null };
+  /** Ends copying, if there is any; a copy that was whole is one as of this moment. False as above. */
+  endCopy: { args: [uuid: string, disk: string]; result: boolean };
   saveDomain: { args: [uuid: string, file: string]; result: boolean };
   savedXml: { args: [file: string]; result: string };
   restoreDomain: { args: [file: string, xml: string]; result: null };

@@ -1,6 +1,7 @@
 import { hostname } from 'node:os';
 import { z } from 'zod';
 import { storageFormats } from '#core/disk.ts';
+import { encryptionFormats } from '#core/encryption-intent.ts';
 
 const defaults = z.strictObject({
   state_path: z
@@ -103,10 +104,19 @@ const libvirt = z.strictObject({
 });
 
 const encryption = z.strictObject({
+  enabled: z
+    .boolean()
+    .default(false)
+    .describe(
+      'Deprecated. Disks of servers whose flavor and image say nothing of encryption are encrypted too, in format `plain`. ' +
+        'With `images_type = "lvm"` only.',
+    ),
   default_format: z
-    .enum(['luks'])
+    .enum(encryptionFormats)
     .default('luks')
-    .describe('Format of an encrypted disk when neither flavor nor image names one.'),
+    .describe(
+      'Format of an encrypted disk when neither flavor nor image names one. Only `luks` unless `images_type = "lvm"`.',
+    ),
   cipher: z
     .string()
     .regex(/^[a-z0-9]+-[a-z0-9]+-[a-z0-9]+$/, 'must be a cipher as dm-crypt names it, such as aes-xts-plain64')

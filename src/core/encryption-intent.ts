@@ -10,8 +10,11 @@ export const ENCRYPTION_FORMAT_EXTRA_SPEC = 'hw:ephemeral_encryption_format';
 export const ENCRYPTION_IMAGE_PROPERTY = 'hw_ephemeral_encryption';
 export const ENCRYPTION_FORMAT_IMAGE_PROPERTY = 'hw_ephemeral_encryption_format';
 
-/** What a flavor and an image together ask of a server's disks. `format` null: the host's default format. */
-export type EncryptionIntent = { readonly encrypted: boolean; readonly format: EncryptionFormat | null };
+/**
+ * What a flavor and an image together ask of a server's disks. `encrypted` null: neither says, so the host decides.
+ * `format` null: the host's default format.
+ */
+export type EncryptionIntent = { readonly encrypted: boolean | null; readonly format: EncryptionFormat | null };
 
 type Named = { readonly name: string; readonly properties: Readonly<Record<string, string>> };
 
@@ -28,8 +31,8 @@ export function resolveEncryptionIntent(flavor: Named, image: Named): Encryption
   const format = agree(flavor, image, ENCRYPTION_FORMAT_EXTRA_SPEC, ENCRYPTION_FORMAT_IMAGE_PROPERTY, parseFormat);
   const isImageEncrypted = imageEncryption(image.properties) !== null;
   if (isImageEncrypted && encrypted === false) throw imageConflict(flavor, image);
-  const isEncrypted = encrypted ?? isImageEncrypted;
-  return { encrypted: isEncrypted, format: isEncrypted ? format : null };
+  const decided = isImageEncrypted ? true : encrypted;
+  return { encrypted: decided, format: decided ? format : null };
 }
 
 /** What an image says by itself; null where it says nothing. One that is encrypted says that disks are. @throws encryption-format-invalid; bad-request. */

@@ -45,19 +45,28 @@ export async function updateDisk(
   await db.updateTable('disks').set(change).where('id', '=', id).execute();
 }
 
-/** Gives a server's disks their place: the host, how they lie there, and the format of the encrypted ones. */
-export async function placeDisks(
-  db: Queryable,
-  serverId: ServerId,
-  place: { host: HostName; storage: Disk['storage']; defaultFormat: NonNullable<Disk['encryption']> },
-): Promise<void> {
+/** Where a server's disks go, and what the host there does about encryption where it is the host's to decide. */
+export type DiskPlace = {
+  readonly host: HostName;
+  readonly storage: Disk['storage'];
+  /** Of an encrypted disk whose user named none. */
+  readonly defaultFormat: NonNullable<Disk['encryption']>;
+  /** Of a disk that nobody decided about; null: it is not encrypted. */
+  readonly undecidedFormat: Disk['encryption'];
+};
+
+/** Gives a server's disks their place: the host, how they lie there, whether they are encrypted, and in what format. */
+export async function placeDisks(db: Queryable, serverId: ServerId, place: DiskPlace): Promise<void> {
   await db
     .updateTable('disks')
     .set((eb) => ({
       host: place.host,
       storage: place.storage,
+      encrypted: eb.fn.coalesce('encrypted', eb.val(place.undecidedFormat !== null)),
       encryption: eb
         .case()
+        .when('encrypted', 'is', null)
+        .then(place.undecidedFormat)
         .when('encrypted', '=', false)
         .then(null)
         .else(eb.fn.coalesce('encryption', eb.val(place.defaultFormat)))

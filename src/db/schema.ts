@@ -117,6 +117,8 @@ type HostsTable = {
   virt_type: string;
   storage: StorageFormat;
   default_encryption_format: EncryptionFormat;
+  /** Of a disk that nobody decided about; null: it is not encrypted. */
+  undecided_encryption_format: EncryptionFormat | null;
   seen_at: Time;
 };
 
@@ -220,7 +222,8 @@ type DisksTable = {
   size_bytes: number;
   storage: StorageFormat | null;
   encryption: EncryptionFormat | null;
-  encrypted: boolean;
+  /** Null: neither flavor nor image says, and no host was found yet. */
+  encrypted: boolean | null;
   image_id: ImageId | null;
   host: HostName | null;
   state: DiskState;

@@ -42,6 +42,7 @@ export type HostParts = {
   /** How new disks are stored. */
   readonly storage: DiskSpec['storage'];
   readonly defaultEncryptionFormat: EncryptionFormat;
+  readonly undecidedEncryptionFormat: EncryptionFormat | null;
   readonly disksDirectory: HostPath;
   readonly runDirectory: HostPath;
   readonly drivers: Readonly<Partial<Record<DiskSpec['storage'], StorageDriver>>>;
@@ -76,7 +77,8 @@ export class LocalHostAgent implements HostAgent {
   }
 
   async describe(): Promise<HostFacts> {
-    const { name, virtType, storage, defaultEncryptionFormat, disksDirectory } = this.#parts;
+    const { name, virtType, storage, disksDirectory } = this.#parts;
+    const { defaultEncryptionFormat, undecidedEncryptionFormat } = this.#parts;
     const capacityBytes = await this.#driver(storage).capacityBytes?.();
     const { blocks, bsize } = await statfs(disksDirectory);
     return {
@@ -88,6 +90,7 @@ export class LocalHostAgent implements HostAgent {
       virtType,
       storage,
       defaultEncryptionFormat,
+      undecidedEncryptionFormat,
     };
   }
 

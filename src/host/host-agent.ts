@@ -15,6 +15,8 @@ export type HostFacts = {
   readonly storage: DiskSpec['storage'];
   /** The format of an encrypted disk whose user named none. */
   readonly defaultEncryptionFormat: NonNullable<DiskSpec['encryption']>;
+  /** The format of a disk of a server whose flavor and image say nothing of encryption; null: it is not encrypted. */
+  readonly undecidedEncryptionFormat: DiskSpec['encryption'];
 };
 
 /** One server as a host needs to know it to start it. */

@@ -25,6 +25,7 @@ const SYSTEM_LIBVIRTD_PID_FILE = '/run/libvirtd.pid';
 export async function openLocalHost(config: Config, paths: StatePaths, log: Logger): Promise<LocalHost> {
   await using undo = new AsyncDisposableStack();
   for (const folder of [paths.disks, paths.storageCache]) await mkdir(folder, { recursive: true, mode: 0o700 });
+  warnOfLegacySwitch(config, log);
   grantPrivilege(privilegeOf(config));
   const storage = await openLocalStorage(config, paths);
   await prepareRunDirectory(paths.run);
@@ -39,6 +40,8 @@ export async function openLocalHost(config: Config, paths: StatePaths, log: Logg
     virtType,
     storage: config.libvirt.images_type,
     defaultEncryptionFormat: config.ephemeral_storage_encryption.default_format,
+    // As upstream's old switch did: dm-crypt plain, but with a key for each disk.
+    undecidedEncryptionFormat: config.ephemeral_storage_encryption.enabled ? 'plain' : null,
     disksDirectory: paths.disks,
     runDirectory: paths.run,
     ...storage,
@@ -70,6 +73,14 @@ async function openLibvirt(config: Config, paths: StatePaths, log: Logger) {
       log.error({ err: error }, `the private libvirt cannot be kept running: ${describeError(error)}`),
   });
   return { daemon, address: { uri: daemon.uri, libvirtdPidFile: daemon.libvirtdPidFile } };
+}
+
+function warnOfLegacySwitch({ ephemeral_storage_encryption: { enabled } }: Config, log: Logger): void {
+  if (!enabled) return;
+  log.warn(
+    '[ephemeral_storage_encryption] enabled is deprecated: it encrypts what nobody decided about, on this host alone. ' +
+      'Set hw:ephemeral_encryption on flavors, or hw_ephemeral_encryption on images, instead.',
+  );
 }
 
 /** What privileged commands may touch on a host with this configuration, and nothing more. */

@@ -32,6 +32,7 @@ export async function openLocalStorage(config: Config, paths: StatePaths): Promi
     qcow2: qcow2Storage({ disksDirectory: paths.disks, cacheDirectory: paths.storageCache }),
   };
   const common = { exports, encryptors: { luks } };
+  checkFormats(config);
   if (config.libvirt.images_volume_group === '') {
     if (config.libvirt.images_type === 'lvm') throw groupMissing();
     return { ...common, drivers: files, blockEncryptors: {}, mappings: null };
@@ -64,6 +65,24 @@ async function openLvm(config: Config, plain: ReturnType<typeof plainCipher>): P
   });
   await driver.capacityBytes?.();
   return driver;
+}
+
+/** What the configuration promises of new disks, the way they are stored must be able to keep. */
+function checkFormats({ libvirt: { images_type }, ephemeral_storage_encryption: legacy }: Config): void {
+  if (images_type === 'lvm') return;
+  const refuse = (reason: string) => new NightlatchError('bad-request', { reason });
+  if (legacy.enabled) {
+    throw refuse(
+      `[ephemeral_storage_encryption] enabled is true and [libvirt] images_type is "${images_type}": it encrypts logical ` +
+        'volumes only. Use images_type = "lvm", or hw:ephemeral_encryption on flavors.',
+    );
+  }
+  if (legacy.default_format !== 'luks') {
+    throw refuse(
+      `[ephemeral_storage_encryption] default_format is "${legacy.default_format}" and [libvirt] images_type is ` +
+        `"${images_type}", which can do luks only. Use default_format = "luks", or images_type = "lvm".`,
+    );
+  }
 }
 
 function plainCipher({ ephemeral_storage_encryption: { cipher, key_size } }: Config) {

@@ -109,6 +109,7 @@ async function reportHost(state: State, name: HostName, agent: LocalHostAgent): 
     virt_type: facts.virtType,
     storage: facts.storage,
     default_encryption_format: facts.defaultEncryptionFormat,
+    undecided_encryption_format: facts.undecidedEncryptionFormat,
     seen_at: new Date(),
   });
 }

@@ -57,6 +57,7 @@ export async function place(context: OperationContext, serverId: Server['id']): 
       host: host.name,
       storage: host.storage,
       defaultFormat: host.default_encryption_format,
+      undecidedFormat: host.undecided_encryption_format,
     });
     await updateServer(tx, serverId, { host: host.name, task_state: 'spawning' });
   });

@@ -21,7 +21,7 @@ const NOT_INHERITED = new Set(['cache_in_nova', 'bittorrent', 'cinder_encryption
 export async function planImage(tx: Queryable, server: Server, imageId: ImageId, request: ImageRequest): Promise<void> {
   const root = (await disksOf(tx, server.id)).find(({ role, standing }) => role === 'root' && standing === 'live');
   if (!root) throw new Error(`server ${server.id} has no root disk`);
-  const isEncrypted = root.encrypted && request.encryption === 'new';
+  const isEncrypted = root.encrypted === true && request.encryption === 'new';
   const base = server.image_id === null ? null : await findImage(tx, server.image_id);
   await insertImage(tx, {
     id: imageId,

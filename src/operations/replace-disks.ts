@@ -45,8 +45,8 @@ export function planDisks(context: OperationContext): Step<ServerInput> {
           const identity = { server_id: serverId, role: disk.role, ordinal: disk.ordinal };
           await insertDisks(tx, [{ ...disk, generation: await nextGeneration(tx, identity) }]);
         }
-        const defaultFormat = host.default_encryption_format;
-        await placeDisks(tx, serverId, { host: host.name, storage: host.storage, defaultFormat });
+        const { default_encryption_format: defaultFormat, undecided_encryption_format: undecidedFormat } = host;
+        await placeDisks(tx, serverId, { host: host.name, storage: host.storage, defaultFormat, undecidedFormat });
       }),
     undo: (input) => destroyDisks(context, input, isComing),
   };

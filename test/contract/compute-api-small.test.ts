@@ -17,6 +17,7 @@ before(async () => {
     virt_type: 'qemu',
     storage: 'raw',
     default_encryption_format: 'luks',
+    undecided_encryption_format: null,
     seen_at: new Date(),
   });
   const flavor = { name: 'small', ram: 512, vcpus: 2, disk: 3, id: '1' };

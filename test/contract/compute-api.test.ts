@@ -372,7 +372,7 @@ describe('encryption intent', () => {
     });
     const byImage = await imageWith({ hw_ephemeral_encryption: 'True' });
     for (const [fields, intent] of [
-      [{}, { encrypted: false, format: null }],
+      [{}, { encrypted: null, format: null }],
       [{ flavorRef: luks }, { encrypted: true, format: 'luks' }],
       [{ imageRef: byImage }, { encrypted: true, format: null }],
       [

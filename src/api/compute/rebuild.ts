@@ -15,6 +15,7 @@ import { badRequest, NightlatchError } from '#core/errors.ts';
 import { isUuid } from '#core/ids.ts';
 import { checkServerAction } from '#core/server.ts';
 import { disksOf } from '#db/disks.ts';
+import { listHosts } from '#db/hosts.ts';
 import { replaced, type Server, type ServerReplacement } from '#db/servers.ts';
 
 /** Fields that a rebuild got later than other requests. */
@@ -94,8 +95,11 @@ async function checkSameEncryption(
 ): Promise<void> {
   const root = (await disksOf(db, server.id)).find(({ role, standing }) => role === 'root' && standing === 'live');
   if (!root) return;
-  const isSameFormat = intent.format === null || intent.format === root.encryption;
-  if (root.encrypted === intent.encrypted && isSameFormat) return;
+  const host = (await listHosts(db)).find(({ name }) => name === server.host);
+  const undecided = host?.undecided_encryption_format ?? null;
+  const format = intent.encrypted === null ? undecided : intent.format;
+  const isSameFormat = format === null || format === root.encryption;
+  if (root.encrypted === (intent.encrypted ?? undecided !== null) && isSameFormat) return;
   throw new NightlatchError('refused', {
     reason: `Only a user of the project that owns server ${server.id} may rebuild it with another encryption.`,
   });

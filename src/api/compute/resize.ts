@@ -42,7 +42,10 @@ function checkSameEncryption(server: Server, flavor: ServerFlavor, image: Named,
     resolveEncryptionIntent({ name, properties: extraSpecs }, image);
   const [old, asked] = [intentOf(server.flavor), intentOf(flavor)];
   const isSameFormat = asked.format === null || asked.format === (root?.encryption ?? old.format);
-  if (old.encrypted === asked.encrypted && isSameFormat) return;
+  const was = old.encrypted ?? root?.encrypted ?? false;
+  // What nobody decided stays as it is; what somebody did, and now nobody does, counts as not encrypted.
+  const asks = asked.encrypted ?? (old.encrypted === null ? was : false);
+  if (was === asks && isSameFormat) return;
   throw new NightlatchError('encryption-change', { server: server.id, flavor: flavor.name });
 }
 

@@ -4,6 +4,7 @@ import * as serverAttributes from './0002-server-attributes.ts';
 import * as replacedDisks from './0003-replaced-disks.ts';
 import * as serverReplacement from './0004-server-replacement.ts';
 import * as imageKeys from './0005-image-keys.ts';
+import * as undecidedEncryption from './0006-undecided-encryption.ts';
 
 /** Every migration, in order, as a literal list: no directory is scanned at run time. */
 export const migrations: Record<string, Migration> = {
@@ -12,4 +13,5 @@ export const migrations: Record<string, Migration> = {
   '0003-replaced-disks': replacedDisks,
   '0004-server-replacement': serverReplacement,
   '0005-image-keys': imageKeys,
+  '0006-undecided-encryption': undecidedEncryption,
 };

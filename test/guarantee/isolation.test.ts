@@ -358,6 +358,8 @@ describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
       'unpause',
       'rescue',
       'unrescue',
+      'confirmResize',
+      'revertResize',
       'lock',
       'unlock',
       'forceDelete',

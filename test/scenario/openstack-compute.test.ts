@@ -55,6 +55,25 @@ describe('the openstack client', () => {
     assert.match(await member.fails('server', 'start', 'old'), /while it is in vm_state active/);
   });
 
+  it('resizes, confirms and rebuilds', async () => {
+    await admin.does('flavor', 'create', '--ram', '128', '--disk', '2', '--vcpus', '1', 'm2.secret');
+    const [server] = await lab.db.selectFrom('servers').selectAll().where('name', '=', 'old').execute();
+    const id = String(server?.id);
+    const resized = {
+      vm_state: 'resized',
+      old_vm_state: 'active',
+      old_flavor: JSON.stringify(server?.flavor),
+    } as const;
+    await member.does('server', 'resize', '--flavor', 'm2.secret', 'old');
+    await lab.operations.end(id, resized);
+    await member.does('server', 'resize', 'confirm', 'old');
+    await lab.operations.end(id, { vm_state: 'active' });
+    const rebuild = ['--image', 'debian', '--name', 'new', '--password', 'pass', '--property', 'a=b'];
+    const rebuilt = (await member.json('server', 'rebuild', ...rebuild, 'old')) as Row;
+    assert.deepEqual([rebuilt.name, rebuilt.adminPass, rebuilt.status], ['new', 'pass', 'REBUILD']);
+    assert.deepEqual(rebuilt.properties, { a: 'b' });
+  });
+
   it('sees hosts as an admin, and nothing where there is nothing', async () => {
     for (const list of ['keypair', 'server group', 'hypervisor', 'compute service']) {
       assert.deepEqual(await admin.json(...list.split(' '), 'list'), [], list);

@@ -26,6 +26,12 @@ const defaults = z.strictObject({
     .min(-1)
     .default(0)
     .describe('Seconds after which a shelved server leaves its host. 0: at once. -1: never by itself.'),
+  resume_guests_state_on_host_boot: z
+    .boolean()
+    .default(false)
+    .describe(
+      'After the host has booted anew, servers that were active before are started again. Off: they are SHUTOFF.',
+    ),
   image_size_cap: z
     .number()
     .int()

@@ -9,14 +9,26 @@ export type Host = Selectable<Schema['hosts']>;
 /** What is taken of a host. */
 export type HostUse = { readonly vcpus: number; readonly memoryMib: number; readonly diskGib: number };
 
-export async function saveHost(db: Queryable, host: Host): Promise<void> {
+/** Writes down what a host is. Which boot it is in is for `recordBoot`. */
+export async function saveHost(db: Queryable, host: Omit<Host, 'boot_id'>): Promise<void> {
   const { name, ...facts } = host;
   await db
     .insertInto('hosts')
-    .values(host)
+    .values({ ...host, boot_id: null })
     .onConflict((conflict) => conflict.column('name').doUpdateSet(facts))
     .execute();
   void name;
+}
+
+/** The boot that was recorded last; null: none. */
+export async function recordedBoot(db: Queryable, name: HostName): Promise<string | null> {
+  const row = await db.selectFrom('hosts').select('boot_id').where('name', '=', name).executeTakeFirst();
+  return row?.boot_id ?? null;
+}
+
+/** Says that the servers on a host are written as they are in this boot of it. */
+export async function recordBoot(db: Queryable, name: HostName, bootId: string): Promise<void> {
+  await db.updateTable('hosts').set({ boot_id: bootId }).where('name', '=', name).execute();
 }
 
 export async function listHosts(db: Queryable): Promise<Host[]> {

@@ -119,6 +119,8 @@ type HostsTable = {
   default_encryption_format: EncryptionFormat;
   /** Of a disk that nobody decided about; null: it is not encrypted. */
   undecided_encryption_format: EncryptionFormat | null;
+  /** The boot of the host whose guests the servers' rows speak of; null: nobody has looked yet. */
+  boot_id: string | null;
   seen_at: Time;
 };
 

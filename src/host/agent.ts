@@ -1,4 +1,4 @@
-import { open, readdir, statfs } from 'node:fs/promises';
+import { open, readdir, readFile, statfs } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { cpus, totalmem } from 'node:os';
 import type { Duplex, Readable } from 'node:stream';
@@ -60,6 +60,9 @@ export type HostParts = {
   readonly volumeGroup: string | null;
 };
 
+/** See random(4). */
+const BOOT_ID_FILE = '/proc/sys/kernel/random/boot_id';
+
 /** The programs without which this host cannot encrypt. */
 const ENCRYPTION_PROGRAMS: readonly Program[] = ['cryptsetup', 'qemu-img', 'qemu-storage-daemon', 'setpriv'];
 
@@ -91,6 +94,7 @@ export class LocalHostAgent implements HostAgent {
       storage,
       defaultEncryptionFormat,
       undecidedEncryptionFormat,
+      bootId: (await readFile(BOOT_ID_FILE, 'utf8')).trim(),
     };
   }
 

@@ -13,6 +13,8 @@ export type HostFacts = {
   readonly virtType: 'kvm' | 'qemu';
   /** How new disks lie on this host's medium. */
   readonly storage: DiskSpec['storage'];
+  /** Another one after each boot of the host's kernel; no guest outlives it. */
+  readonly bootId: string;
   /** The format of an encrypted disk whose user named none. */
   readonly defaultEncryptionFormat: NonNullable<DiskSpec['encryption']>;
   /** The format of a disk of a server whose flavor and image say nothing of encryption; null: it is not encrypted. */

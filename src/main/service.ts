@@ -10,8 +10,9 @@ import { buildApi } from '#api/server.ts';
 import type { Config } from '#config/schema.ts';
 import { describeError } from '#core/errors.ts';
 import type { HostName } from '#core/ids.ts';
-import { saveHost } from '#db/hosts.ts';
+import { recordBoot, saveHost } from '#db/hosts.ts';
 import type { LocalHostAgent } from '#host/agent.ts';
+import type { HostFacts } from '#host/host-agent.ts';
 import { bootstrapIdentity } from '#identity/builtin/bootstrap.ts';
 import { BuiltinIdentity } from '#identity/builtin/builtin-identity.ts';
 import { FileImageStore } from '#images/builtin/file-image-store.ts';
@@ -26,6 +27,7 @@ import type { OperationContext } from '#operations/context.ts';
 import { DurableServerOperations, serverOperations } from '#operations/durable-server-operations.ts';
 import { Engine } from '#operations/engine.ts';
 import { HostFollower } from '#operations/follow-host.ts';
+import { activeBeforeBoot } from '#operations/host-boot.ts';
 import { HostLocker } from '#operations/lock-host.ts';
 
 const REGION = 'RegionOne';
@@ -68,7 +70,10 @@ export async function startService(config: Config, log: Logger): Promise<Service
   const locker = new HostLocker({ context, operations, follower });
 
   await agent.lockStrays();
-  await reportHost(state, name, agent);
+  const { bootId } = await reportHost(state, name, agent);
+  if (config.DEFAULT.resume_guests_state_on_host_boot && !(await agent.isLockedDown())) {
+    follower.startAgain(await activeBeforeBoot(state.db, name, bootId));
+  }
   // Nobody waits for it: what it could not do, the first server does, or fails with its reason.
   agent
     .prepare()
@@ -78,6 +83,9 @@ export async function startService(config: Config, log: Logger): Promise<Service
   undo.defer(() => engine.stop());
   await follower.resumeOperations();
   await follower.reconcile(name, agent);
+  // Only now: until every server is being seen to, the next start has to begin again.
+  await recordBoot(state.db, name, bootId);
+  follower.startAgain([]);
   await finishLocking(locker, name, log);
 
   const api = undo.adopt(buildServices(config, state, images, { operations, hosts: locker }, log), (app) =>
@@ -98,7 +106,7 @@ async function finishLocking(locker: HostLocker, host: HostName, log: Logger): P
   });
 }
 
-async function reportHost(state: State, name: HostName, agent: LocalHostAgent): Promise<void> {
+async function reportHost(state: State, name: HostName, agent: LocalHostAgent): Promise<HostFacts> {
   const facts = await agent.describe();
   await saveHost(state.db, {
     name,
@@ -112,6 +120,7 @@ async function reportHost(state: State, name: HostName, agent: LocalHostAgent): 
     undecided_encryption_format: facts.undecidedEncryptionFormat,
     seen_at: new Date(),
   });
+  return facts;
 }
 
 function buildServices(

@@ -28,6 +28,7 @@ const OURSELVES = 'req-nightlatch-reconcile';
  */
 export class HostFollower {
   readonly #parts: Parts;
+  #toStartAgain = new Set<ServerId>();
 
   constructor(parts: Parts) {
     this.#parts = parts;
@@ -67,6 +68,11 @@ export class HostFollower {
         await engine.start(operation.name, operation.id, operation.input);
       }
     }
+  }
+
+  /** From now on, of these servers, one that is found without its guest is started again instead of settled. */
+  startAgain(servers: readonly ServerId[]): void {
+    this.#toStartAgain = new Set(servers);
   }
 
   /** Compares all that is written with what the host finds, and mends it. *Repeat*: fine, at any time. */
@@ -137,7 +143,8 @@ export class HostFollower {
    */
   async #settleIfOdd(server: Server, isRunning: boolean): Promise<boolean> {
     if (shouldRun(stateOf(server)) === isRunning) return true;
-    return await this.#actUnlessTaken('settle', server);
+    const startsAgain = !isRunning && this.#toStartAgain.delete(server.id);
+    return await this.#actUnlessTaken(startsAgain ? 'reboot-hard' : 'settle', server);
   }
 
   #isOffloadDue({ vm_state, shelved_at, fault }: Server): boolean {

@@ -12,6 +12,8 @@ export type ServiceOptions = {
   readonly imagesType?: 'raw' | 'qcow2';
   /** Seconds a guest gets for its own shutdown. */
   readonly shutdownTimeout?: number;
+  /** More lines of the group `DEFAULT`. */
+  readonly defaults?: string;
   /** More TOML, whole groups. */
   readonly more?: string;
   /** Called with the state directory, which does not exist yet, before the first start. */
@@ -133,12 +135,13 @@ export class TestService implements AsyncDisposable {
   }
 }
 
-function configText(stateDirectory: string, { imagesType, shutdownTimeout, more }: ServiceOptions): string {
+function configText(stateDirectory: string, { imagesType, shutdownTimeout, defaults, more }: ServiceOptions): string {
   return [
     '[DEFAULT]',
     `state_path = "${stateDirectory}"`,
     'host = "testhost"',
     `shutdown_timeout = ${shutdownTimeout ?? 20}`,
+    defaults ?? '',
     '[api]',
     'listen = "127.0.0.1:0"',
     '[libvirt]',

@@ -173,7 +173,7 @@ export class SecondKernel implements AsyncDisposable {
 }
 
 /**
- * Three programs between us and the kernel: `setpriv` ends it with us, `unshare` gives it a process namespace, so that
+ * Programs between us and the kernel: `setpriv` ends it with us, `taskset` binds it, `unshare` gives it a process namespace, so that
  * all of the many processes it is end together, and `sh` is that namespace's first process, because as such User Mode
  * Linux would not get the signals it sends itself, and would wait for them for ever.
  */
@@ -193,7 +193,9 @@ async function startKernel(exchange: string, images: readonly string[], memoryMi
   ];
   const namespace = ['unshare', '--pid', '--fork', '--kill-child=SIGKILL', '--', 'sh', '-c', '"$@"; exit $?', 'sh'];
   await using log = await open(join(exchange, 'console'), 'w');
-  const child = spawn('setpriv', ['--pdeathsig', 'SIGKILL', '--', ...namespace, ...kernel], {
+  // It has one processor and is many processes that hand work to each other: bound to one of ours, it is twice as fast.
+  const bound = ['taskset', '--cpu-list', await someCpu()];
+  const child = spawn('setpriv', ['--pdeathsig', 'SIGKILL', '--', ...bound, ...namespace, ...kernel], {
     // Its memory is a file in TMPDIR, deleted at once.
     env: { PATH: process.env.PATH, TMPDIR: '/dev/shm' },
     stdio: ['ignore', log.fd, log.fd, 'pipe', 'pipe'],
@@ -201,6 +203,16 @@ async function startKernel(exchange: string, images: readonly string[], memoryMi
   for (const fd of [3, 4]) child.stdio[fd]?.on('error', () => {});
   await once(child, 'spawn');
   return child;
+}
+
+/** One of the processors that this process may use, by chance, so that two kernels may have one each. */
+async function someCpu(): Promise<string> {
+  const [, list = '0'] = /^Cpus_allowed_list:\s*(\S+)$/m.exec(await readFile('/proc/self/status', 'utf8')) ?? [];
+  const cpus = list.split(',').flatMap((range) => {
+    const [first = 0, last = first] = range.split('-').map(Number);
+    return Array.from({ length: last - first + 1 }, (_, i) => first + i);
+  });
+  return String(cpus[Math.floor(Math.random() * cpus.length)]);
 }
 
 /** Removes the folder when our end of the pipe closes, which happens also when this process is killed. */

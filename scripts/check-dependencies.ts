@@ -30,8 +30,40 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
     'config',
     'observe',
   ],
+  'root-helper': [
+    'root-helper',
+    'core/errors.ts',
+    'core/secret.ts',
+    'config/load.ts',
+    'host/exec.ts',
+    'host/grant.ts',
+    'host/helper-protocol.ts',
+  ],
   cli: ['cli', 'main', 'keys', 'db', 'core', 'config', 'host'],
 };
+
+/**
+ * All that the root helper is made of, directly or not. It runs as root for whoever may write to its socket, so it stays
+ * small: no network, no database, no file that is not here.
+ */
+const rootHelper = {
+  entry: 'root-helper/main.ts',
+  files: [
+    ...['root-helper/main.ts', 'root-helper/serve.ts', 'root-helper/socket.ts'],
+    ...['config/load.ts', 'config/schema.ts'],
+    ...[
+      'core/disk.ts',
+      'core/encryption-intent.ts',
+      'core/errors.ts',
+      'core/ids.ts',
+      'core/image-encryption.ts',
+      'core/secret.ts',
+    ],
+    ...['host/exec.ts', 'host/grant.ts', 'host/helper-client.ts', 'host/helper-protocol.ts', 'host/key-pipe.ts'],
+    ...['host/privilege.ts', 'host/privileged-shapes.ts'],
+  ],
+  packages: ['koffi', 'smol-toml', 'zod'],
+} as const;
 
 /** Drivers of one port: none may import another. */
 const driverFolders = [
@@ -43,6 +75,9 @@ const driverFolders = [
 
 const IMPORT = /(?:from|import)\s*\(?\s*'([^']+)'/g;
 
+/** A whole statement, so that no other text is taken for one. */
+const STATEMENT = /^(?:import|export)[^;'=(]*'([^']+)';/gm;
+
 /** Every import of `src/` that the rule forbids, as a line each. */
 export async function checkDependencies(): Promise<string[]> {
   const problems: string[] = [];
@@ -53,7 +88,26 @@ export async function checkDependencies(): Promise<string[]> {
       if (target !== null) problems.push(...judge(file, target));
     }
   }
-  return problems;
+  return [...problems, ...(await checkRootHelper())];
+}
+
+async function checkRootHelper(): Promise<string[]> {
+  const seen = new Set<string>([rootHelper.entry]);
+  const packages = new Set<string>();
+  for (const file of seen) {
+    // What is imported as a type is gone before the program runs.
+    const text = (await readFile(`src/${file}`, 'utf8')).replace(/^import type [^;]*;/gm, '');
+    for (const [, specifier = ''] of text.matchAll(STATEMENT)) {
+      const target = resolve(file, specifier);
+      if (target !== null) seen.add(target);
+      else if (!specifier.startsWith('node:')) packages.add(specifier);
+    }
+  }
+  const strangers = [
+    ...[...seen].filter((file) => !(rootHelper.files as readonly string[]).includes(file)),
+    ...[...packages].filter((name) => !(rootHelper.packages as readonly string[]).includes(name)),
+  ];
+  return strangers.map((name) => `the root helper would load ${name}: it may have only what is listed for it`);
 }
 
 function judge(file: string, target: string): string[] {

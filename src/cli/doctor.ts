@@ -9,6 +9,7 @@ export async function doctor(options: { config?: string; format: OutputFormat })
   const findings = await examineHost({
     stateDirectory: config.DEFAULT.state_path as HostPath,
     privateLibvirt: config.libvirt.connection_uri === '',
+    rootHelper: config.privilege.helper === '' ? null : (config.privilege.helper as HostPath),
   });
   printRows(findings, ['check', 'verdict', 'detail'], options.format);
   const failures = findings.filter(({ verdict }) => verdict === 'fail').length;

@@ -134,6 +134,16 @@ const encryption = z.strictObject({
     .describe('Bits of the key of that cipher; 512 is AES-256 in XTS mode. Each disk keeps the one it was made with.'),
 });
 
+const privilege = z.strictObject({
+  helper: z
+    .string()
+    .regex(/^(\/.*)?$/, 'must be an absolute path')
+    .default('')
+    .describe(
+      'The socket of the root helper, for a service that does not run as root. Empty: the service does itself what needs root.',
+    ),
+});
+
 const log = z.strictObject({
   level: z.enum(['debug', 'info', 'warn', 'error']).default('info').describe('The least urgent lines to log.'),
 });
@@ -147,6 +157,7 @@ export const configSchema = z.strictObject({
   key_manager: keyManager.prefault({}),
   libvirt: libvirt.prefault({}),
   ephemeral_storage_encryption: encryption.prefault({}),
+  privilege: privilege.prefault({}),
   log: log.prefault({}),
 });
 

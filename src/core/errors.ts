@@ -143,17 +143,32 @@ const catalogue = {
   'root-required': {
     status: 500,
     retry: 'after-change',
-    text: '{doing} needs root, to mount file systems and to start guests. Run the service as root.',
+    text: '{doing} needs root, to mount file systems and to start guests. Run the service as root, or set [libvirt] connection_uri to the libvirt of the machine.',
   },
   'privilege-refused': {
     status: 500,
     retry: 'never',
     text: '{doing} was not begun: "{command}" is none of the commands that may run with privilege within the directories ({directories}) and volume groups ({groups}) of this host. Nothing was changed. Please report it.',
   },
+  'root-helper-required': {
+    status: 500,
+    retry: 'after-change',
+    text: '{doing} needs root, and the service is not root. Start nightlatch-helper.socket and set [privilege] helper to its path, or run the service as root.',
+  },
+  'root-helper-unavailable': {
+    status: 500,
+    retry: 'later',
+    text: '{doing} failed: the root helper at {path} does not answer ({reason}). Check that nightlatch-helper.socket is started and that the service is in its group, then try again.',
+  },
+  'root-helper-refused': {
+    status: 500,
+    retry: 'after-change',
+    text: '{doing} was refused by the root helper: {reason}',
+  },
   'run-directory-unfit': {
     status: 500,
     retry: 'after-change',
-    text: 'The run directory {path} cannot be used: {reason}. Choose another data directory.',
+    text: 'The run directory {path} cannot be used: {reason}. Mend that, or choose another data directory.',
   },
   'memory-unprotected': {
     status: 500,

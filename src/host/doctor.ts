@@ -11,6 +11,8 @@ export type DoctorSubject = {
   readonly stateDirectory: HostPath;
   /** The private libvirt is used; else the one on the machine, whose state directory is libvirt's own. */
   readonly privateLibvirt: boolean;
+  /** The socket of the root helper; null: there is none. */
+  readonly rootHelper: HostPath | null;
 };
 
 const PROGRAMS: readonly Program[] = [
@@ -34,7 +36,7 @@ const LITTLE_ROOM_BYTES = 2 * GIB;
 /** Looks at this host without changing anything. */
 export async function examineHost(subject: DoctorSubject): Promise<Finding[]> {
   return [
-    rootFinding(),
+    await rootFinding(subject),
     ...(await Promise.all(PROGRAMS.map(programFinding))),
     await fuseFinding(),
     await kvmFinding(),
@@ -45,9 +47,11 @@ export async function examineHost(subject: DoctorSubject): Promise<Finding[]> {
   ];
 }
 
-function rootFinding(): Finding {
-  const isRoot = process.getuid?.() === 0;
-  return isRoot ? ok('root', 'running as root') : failed('root', 'not running as root: run it with sudo');
+async function rootFinding({ rootHelper }: DoctorSubject): Promise<Finding> {
+  if (process.getuid?.() === 0) return ok('root', 'running as root');
+  if (rootHelper === null) return failed('root', 'not running as root: run it with sudo, or set [privilege] helper');
+  if (await usable(rootHelper)) return ok('root', `not running as root; ${rootHelper} does what needs it`);
+  return failed('root', `${rootHelper} cannot be written to: start nightlatch-helper.socket, as a member of its group`);
 }
 
 async function programFinding(program: Program): Promise<Finding> {

@@ -6,10 +6,11 @@ import { fileURLToPath } from 'node:url';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
-import { admit } from '#host/grant.ts';
+import { admit, helperFor } from '#host/grant.ts';
+import { runByHelper } from '#host/helper-client.ts';
 import { keyPipe } from '#host/key-pipe.ts';
 import type { GivenInput } from '#host/privilege.ts';
-import type { PrivilegedProgram } from '#host/privileged-shapes.ts';
+import type { HelperProgram, PrivilegedProgram } from '#host/privileged-shapes.ts';
 
 /**
  * The only file that starts a program. Every program is named here with the Debian package that brings it; arguments
@@ -84,6 +85,8 @@ export type RunOptions = {
   readonly fd3?: Secret;
   /** The program is ended after this time; TERM, then KILL. */
   readonly timeoutMs?: number;
+  /** The program is ended when it aborts; TERM, then KILL. */
+  readonly signal?: AbortSignal;
   /** Exit codes besides 0 that are not a failure; say why at the call. */
   readonly tolerate?: readonly number[];
 };
@@ -98,14 +101,49 @@ const KILL_AFTER_MS = 2000;
  * Runs a program to its end.
  *
  * @throws program-missing; disk-full, when it says so; program-failed, with its exit code and the end of its stderr;
- * privilege-refused.
+ * privilege-refused; root-helper-required, root-helper-unavailable, root-helper-refused.
  */
 export async function run(program: Program, args: readonly string[], options: RunOptions): Promise<Outcome> {
-  admit(program, args, inputOf(options), options.doing);
-  const child = spawnProgram(program, args, options);
-  const outcome = await finish(child, program, options);
+  const runner = admit(program, args, inputOf(options), options.doing);
+  const helper = runner === 'helper' ? helperFor(options.doing) : null;
+  const outcome = await (helper === null
+    ? finish(spawnProgram(program, args, options), program, options)
+    : throughHelper(helper, program, args, options));
   if (outcome.code === 0 || options.tolerate?.includes(outcome.code)) return outcome;
   throw failure(program, options.doing, outcome);
+}
+
+/**
+ * For the root helper: runs what is in `helperShapes` and nothing else, to whatever end, here. `signal` ends it early.
+ *
+ * @throws privilege-refused; program-missing.
+ */
+export async function runHelperShape(program: string, args: readonly string[], options: RunOptions): Promise<Outcome> {
+  if (admit(program, args, inputOf(options), options.doing) !== 'helper') throw notForHelper(program, options.doing);
+  const known = program as HelperProgram;
+  return await finish(spawnProgram(known, args, options), known, options);
+}
+
+async function throughHelper(
+  path: HostPath,
+  program: Program,
+  args: readonly string[],
+  options: RunOptions,
+): Promise<Outcome> {
+  const { answer, stdout, stderr } = await runByHelper(path, { program, args, ...options });
+  switch (answer.kind) {
+    case 'ended':
+      return { code: answer.code, stdout, stderr };
+    case 'missing':
+      throw missing(program, options.doing);
+    case 'refused':
+    case 'failed':
+      throw new NightlatchError('root-helper-refused', { doing: options.doing, reason: answer.reason });
+  }
+}
+
+function notForHelper(program: string, doing: string): NightlatchError {
+  return new NightlatchError('root-helper-refused', { doing, reason: `${program} is no program of the root helper` });
 }
 
 function inputOf({ stdin, input }: RunOptions): GivenInput {
@@ -200,19 +238,20 @@ function finish(child: ChildProcess, program: Program, options: RunOptions): Pro
   const { promise, resolve, reject } = Promise.withResolvers<Outcome>();
   const stdout = collect(child.stdout);
   const stderr = collect(child.stderr);
-  const timer =
-    options.timeoutMs === undefined
-      ? undefined
-      : setTimeout(() => {
-          child.kill('SIGTERM');
-          setTimeout(() => child.kill('SIGKILL'), KILL_AFTER_MS).unref();
-        }, options.timeoutMs);
+  const end = () => {
+    child.kill('SIGTERM');
+    setTimeout(() => child.kill('SIGKILL'), KILL_AFTER_MS).unref();
+  };
+  const timer = options.timeoutMs === undefined ? undefined : setTimeout(end, options.timeoutMs);
+  if (options.signal?.aborted) end();
+  options.signal?.addEventListener('abort', end);
   child.once('error', (error: NodeJS.ErrnoException) => {
     clearTimeout(timer);
     reject(error.code === 'ENOENT' ? missing(program, options.doing) : error);
   });
   child.once('close', (code, signal) => {
     clearTimeout(timer);
+    options.signal?.removeEventListener('abort', end);
     resolve({
       code: code ?? (signal ? 128 : 1),
       stdout: stdout(),

@@ -3,6 +3,7 @@ import { dirname } from 'node:path';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import { run } from '#host/exec.ts';
+import { helperFor } from '#host/grant.ts';
 import { type Mount, mountAt, parseMountInfo } from '#host/mount-info.ts';
 
 /** The folders of a run directory, each with one owner. */
@@ -44,19 +45,31 @@ const COVERED = [
  * What lies in it never touches a disk: libvirt's state with the keys of its keys, sockets, console logs. The mount is
  * shared, so that a file system mounted below it later appears in libvirt's mount namespace too.
  *
- * *Repeat*: adopts the mount that is there. *Throws* root-required; run-directory-unfit when it cannot be made safe.
+ * A process that is not root cannot mount: it takes a memory file system of its own that systemd has mounted there.
+ *
+ * *Repeat*: adopts the mount that is there. *Throws* run-directory-unfit when it cannot be made safe; root-helper-required.
  */
 export async function prepareRunDirectory(directory: HostPath): Promise<RunPaths> {
-  checkRoot('Preparing the run directory');
   checkPath(directory);
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const present = await mounted(directory);
-  if (present === null) await mountTmpfs(directory);
-  else if (present.type !== 'tmpfs') throw unfit(directory, `a ${present.type} file system is mounted there already`);
-  await run('mount', ['--make-shared', directory], { doing: `Sharing the mount ${directory}` });
+  if (present !== null && present.type !== 'tmpfs')
+    throw unfit(directory, `a ${present.type} file system is mounted there already`);
+  if (process.geteuid?.() === 0) await mountShared(directory, present);
+  else requireMount(directory, present);
   const paths = runPaths(directory);
   for (const path of Object.values(paths)) await mkdir(path, { recursive: true, mode: 0o700 });
   return paths;
+}
+
+async function mountShared(directory: HostPath, present: Mount | null): Promise<void> {
+  if (present === null) await mountTmpfs(directory);
+  await run('mount', ['--make-shared', directory], { doing: `Sharing the mount ${directory}` });
+}
+
+function requireMount(directory: HostPath, present: Mount | null): void {
+  helperFor(`Mounting memory at ${directory}`);
+  if (present === null) throw unfit(directory, 'no memory is mounted there yet; start var-lib-nightlatch-run.mount');
 }
 
 /** Unmounts a run directory; all that was in it is gone. *Repeat*: one that is not mounted is fine. */

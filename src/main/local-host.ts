@@ -2,15 +2,14 @@ import { mkdir } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import type { Config } from '#config/schema.ts';
 import { describeError } from '#core/errors.ts';
-import type { HostName } from '#core/ids.ts';
+import type { HostName, HostPath } from '#core/ids.ts';
 import { LocalHostAgent } from '#host/agent.ts';
 import { Gate } from '#host/gate.ts';
-import { grantPrivilege } from '#host/grant.ts';
+import { type Grant, grantPrivilege } from '#host/grant.ts';
 import { LibvirtHypervisor } from '#host/hypervisor/libvirt/driver.ts';
 import { PrivateLibvirt } from '#host/hypervisor/libvirt/private-daemon.ts';
 import { chooseVirtType } from '#host/hypervisor/libvirt/probe-kvm.ts';
 import { ImageCache } from '#host/image-cache.ts';
-import type { Bounds } from '#host/privilege.ts';
 import { prepareRunDirectory, releaseRunDirectory } from '#host/run-directory.ts';
 import { openLocalStorage } from '#main/local-storage.ts';
 import type { StatePaths } from '#main/state-paths.ts';
@@ -84,11 +83,12 @@ function warnOfLegacySwitch({ ephemeral_storage_encryption: { enabled } }: Confi
 }
 
 /** What privileged commands may touch on a host with this configuration, and nothing more. */
-export function privilegeOf({ DEFAULT: { state_path }, libvirt }: Config): Bounds {
+export function privilegeOf({ DEFAULT: { state_path }, libvirt, privilege }: Config): Grant {
   const named = (name: string) => (name === '' ? [] : [name]);
   return {
     directories: [state_path],
     volumeGroups: named(libvirt.images_volume_group),
     thinPools: named(libvirt.images_thin_pool),
+    ...(privilege.helper === '' ? {} : { helper: privilege.helper as HostPath }),
   };
 }

@@ -14,6 +14,7 @@ import {
   formatsUnderTest,
   holds,
   isBlockDevice,
+  isClearTested,
   makeDisk,
   makeImage,
   mediumOf,
@@ -27,7 +28,7 @@ import {
 const code = (expected: string) => (error: unknown) => error instanceof NightlatchError && error.code === expected;
 
 for (const storage of storageUnderTest) {
-  for (const encryption of [null, ...formatsUnderTest]) {
+  for (const encryption of [...(isClearTested ? [null] : []), ...formatsUnderTest]) {
     describe(`a storage driver (${storage}, ${encryption ?? 'not encrypted'})`, { timeout: 120_000 }, () => {
       let lab: DiskLab;
       const key = Secret.generate();

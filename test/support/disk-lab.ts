@@ -36,6 +36,11 @@ export const formatsUnderTest: readonly EncryptionFormat[] = process.env.NIGHTLA
 /** Who opens LUKSv1: QEMU, or the kernel. */
 export const engineUnderTest = process.env.NIGHTLATCH_TEST_LUKS_ENGINE === 'dm-crypt' ? 'dm-crypt' : 'qemu';
 
+/** Whether disks without encryption are tested too; on logical volumes they need FUSE. */
+export const isClearTested = process.env.NIGHTLATCH_TEST_CLEAR !== 'no';
+/** The socket of the root helper that does what needs root. */
+const rootHelper = process.env.NIGHTLATCH_TEST_ROOT_HELPER;
+
 /** What a compute host has for its disks, in folders of its own that vanish with the lab. */
 export type DiskLab = AsyncDisposable & {
   readonly disksDirectory: HostPath;
@@ -68,6 +73,7 @@ export async function diskLab(disksDirectory?: string, cacheDirectory?: string):
     directories: [paths.disksDirectory, runDirectory],
     volumeGroups: group === '' ? [] : [group],
     thinPools: thinPool === null ? [] : [thinPool],
+    ...(rootHelper ? { helper: rootHelper as HostPath } : {}),
   });
   const drivers = {
     raw: rawStorage(paths),

@@ -3,53 +3,83 @@ import { GIB } from '#core/sizes.ts';
 import { SecondKernel } from '#test/support/second-kernel.ts';
 
 /**
- * The contract suites over what needs device-mapper, inside a second kernel: the same files as for every other driver,
- * told by their environment what to run over.
+ * What needs device-mapper, inside a second kernel: the same suites as for every other driver, told by their environment
+ * what to run over, and those of logical volumes alone.
  */
 const GROUP = 'nl-test';
-const SUITES = ['storage-driver', 'encryptor', 'disk-fill'].map((name) => `test/contract/${name}.test.ts`);
-const OWN = ['lvm-volumes', 'dm-crypt', 'lvm-host'].map((name) => `test/second-kernel/${name}.test.ts`);
-
-/** Everything takes some twenty minutes there; `npm test` runs a part that touches every driver. */
-const COVERING = ['test/second-kernel/dm-crypt.test.ts', 'test/second-kernel/lvm-volumes.test.ts'];
 const isCovering = process.env.NIGHTLATCH_TEST_DEPTH === 'covering';
 
-const variants: Readonly<Record<string, { files: string[]; env: Record<string, string>; setUp: string }>> = {
+type Suite = { readonly file: string; readonly env?: Readonly<Record<string, string>>; readonly covering?: true };
+type Variant = { readonly setUp: string; readonly suites: readonly Suite[] };
+
+const onVolumes = (format: string) => ({ NIGHTLATCH_TEST_IMAGES_TYPE: 'lvm', NIGHTLATCH_TEST_FORMAT: format });
+
+/** Everything takes hours there; `npm test` runs a part that touches every driver and the service as a whole. */
+const variants: Readonly<Record<string, Variant>> = {
   'logical volumes': {
-    files: [...SUITES, ...OWN],
-    env: {},
     setUp: 'true',
+    suites: [
+      { file: 'test/second-kernel/dm-crypt.test.ts', covering: true },
+      { file: 'test/second-kernel/lvm-volumes.test.ts', covering: true },
+      { file: 'test/second-kernel/lvm-service.test.ts' },
+      { file: 'test/second-kernel/lvm-host.test.ts' },
+      { file: 'test/contract/storage-driver.test.ts' },
+      { file: 'test/contract/encryptor.test.ts' },
+      { file: 'test/contract/disk-fill.test.ts' },
+    ],
+  },
+  'crash points on logical volumes': {
+    setUp: 'true',
+    suites: ['luksv2', 'plain'].flatMap((format) => [
+      { file: 'test/guarantee/crash-points.test.ts', env: onVolumes(format) },
+      { file: 'test/guarantee/undo.test.ts', env: onVolumes(format) },
+    ]),
   },
   'logical volumes, LUKSv1 by the kernel': {
-    files: ['test/contract/encryptor.test.ts'],
-    env: { NIGHTLATCH_TEST_LUKS_ENGINE: 'dm-crypt', NIGHTLATCH_TEST_FORMATS: 'luks' },
     setUp: 'true',
+    suites: [
+      {
+        file: 'test/contract/encryptor.test.ts',
+        env: { NIGHTLATCH_TEST_LUKS_ENGINE: 'dm-crypt', NIGHTLATCH_TEST_FORMATS: 'luks' },
+      },
+      {
+        file: 'test/second-kernel/lvm-service.test.ts',
+        env: { NIGHTLATCH_TEST_LUKS_ENGINE: 'dm-crypt', NIGHTLATCH_TEST_FORMATS: 'luks' },
+      },
+    ],
   },
   'a thin pool': {
-    files: ['test/contract/storage-driver.test.ts'],
-    env: { NIGHTLATCH_TEST_THIN_POOL: 'pool', NIGHTLATCH_TEST_FORMATS: 'luksv2' },
     setUp: `lvcreate -q -y --type thin-pool -L 20G -n pool ${GROUP}`,
+    suites: [
+      {
+        file: 'test/contract/storage-driver.test.ts',
+        env: { NIGHTLATCH_TEST_THIN_POOL: 'pool', NIGHTLATCH_TEST_FORMATS: 'luksv2' },
+      },
+      {
+        file: 'test/second-kernel/lvm-service.test.ts',
+        env: { NIGHTLATCH_TEST_THIN_POOL: 'pool', NIGHTLATCH_TEST_FORMATS: 'luksv2' },
+      },
+    ],
   },
 };
 
-for (const [name, { files: all, env, setUp }] of Object.entries(variants)) {
-  const files = isCovering ? all.filter((file) => COVERING.includes(file)) : all;
-  if (files.length === 0) continue;
-  describe(`inside a second kernel: ${name}`, { timeout: 2_400_000 }, () => {
+for (const [name, { setUp, suites: all }] of Object.entries(variants)) {
+  const suites = all.filter(({ covering }) => covering || !isCovering);
+  if (suites.length === 0) continue;
+  describe(`inside a second kernel: ${name}`, { timeout: 43_200_000 }, () => {
     let kernel: SecondKernel;
     before(async () => {
-      kernel = await SecondKernel.start({ disks: [200 * GIB] });
+      kernel = await SecondKernel.start({ disks: [200 * GIB], memoryMib: 2048 });
       await kernel.must('vgcreate', '-q', GROUP, ...kernel.disks);
       await kernel.must('sh', '-c', setUp);
     });
     after(async () => kernel[Symbol.asyncDispose]());
 
-    for (const file of files) {
-      test(file, async (t) => {
-        await kernel.runTests(t, [file], {
-          timeoutMs: 1_200_000,
-          env: { ...env, NIGHTLATCH_TEST_VOLUME_GROUP: GROUP },
-        });
+    for (const { file, env = {} } of suites) {
+      test(`${file} ${Object.values(env).join(' ')}`.trimEnd(), async (t) => {
+        const depth = process.env.NIGHTLATCH_TEST_DEPTH ?? 'covering';
+        const common = { NIGHTLATCH_TEST_VOLUME_GROUP: GROUP, NIGHTLATCH_TEST_DEPTH: depth };
+        await kernel.runTests(t, [file], { timeoutMs: 21_600_000, env: { ...common, ...env } });
       });
     }
   });

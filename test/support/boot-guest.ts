@@ -13,7 +13,7 @@ export async function expectBooted(cloud: CloudClient, id: string): Promise<stri
       return String.fromCharCode(letter.charCodeAt(0) + 1);
     } catch (error) {
       // What is sent while the firmware still has the serial port is lost.
-      if (attempt === 10) throw error;
+      if (attempt >= 10 * cloud.patience) throw error;
     }
   }
 }

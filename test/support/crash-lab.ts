@@ -5,13 +5,14 @@ import type { CloudClient } from '#cli/cloud/client.ts';
 import { GuestConsole } from '#cli/cloud/guest-console.ts';
 import { expectBooted } from '#test/support/boot-guest.ts';
 import { bootSector } from '#test/support/boot-sector.ts';
-import { type ServiceOptions, TestService } from '#test/support/service.ts';
+import { formatUnderTest, type ServiceOptions, TestService } from '#test/support/service.ts';
 import { findStrays } from '#test/support/strays.ts';
 
 /** The service with a small image and a flavor for encrypted servers, to be killed at crash points. */
 export class CrashLab implements AsyncDisposable {
   readonly service: TestService;
   cloud: CloudClient;
+  #spare: string | null = null;
   readonly #flavor: string;
   readonly #image: string;
 
@@ -30,7 +31,7 @@ export class CrashLab implements AsyncDisposable {
     const image = await cloud.uploadImage('boot', disk, 'raw');
     const body = { flavor: { name: 'tiny', ram: 64, vcpus: 1, disk: 1, swap: 8 } };
     const flavor = (await cloud.expect('compute', 'POST', '/v2.1/flavors', { body })).flavor.id;
-    const extra_specs = { 'hw:ephemeral_encryption': 'true', 'hw:ephemeral_encryption_format': 'luks' };
+    const extra_specs = { 'hw:ephemeral_encryption': 'true', 'hw:ephemeral_encryption_format': formatUnderTest };
     await cloud.expect('compute', 'POST', `/v2.1/flavors/${flavor}/os-extra_specs`, { body: { extra_specs } });
     return new CrashLab(service, cloud, flavor, image);
   }
@@ -44,6 +45,20 @@ export class CrashLab implements AsyncDisposable {
   async create(name: string): Promise<string> {
     const server = { name, imageRef: this.#image, flavorRef: this.#flavor, networks: 'none', config_drive: true };
     return (await this.cloud.expect('compute', 'POST', '/v2.1/servers', { body: { server } })).server.id;
+  }
+
+  /** An encrypted server that is up: one that was given back, or a fresh one. */
+  async take(name: string): Promise<string> {
+    const id = this.#spare ?? (await this.create(name));
+    this.#spare = null;
+    await this.cloud.waitForStatus(id, 'ACTIVE');
+    return id;
+  }
+
+  /** Ends the use of a server that is active and as it was made. Where making one takes long, the next test has it. */
+  async giveBack(id: string): Promise<void> {
+    if (this.service.imagesType === 'lvm') this.#spare = id;
+    else await this.remove(id);
   }
 
   /** Kills the service at the point while it serves the request, and starts it again. */

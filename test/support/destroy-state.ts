@@ -1,4 +1,4 @@
-import { readdir, readFile, readlink } from 'node:fs/promises';
+import { readdir, readFile, readlink, stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { HostPath } from '#core/ids.ts';
 import { parseMountInfo } from '#host/mount-info.ts';
@@ -21,7 +21,10 @@ export async function destroyState(directory: string): Promise<void> {
   }
 }
 
-/** Processes whose command line or working directory names the directory, ourselves not among them. */
+/**
+ * Processes whose command line or working directory names the directory, and guests of the libvirt in it, whose disks may
+ * lie elsewhere; ourselves not among them.
+ */
 export async function processesOf(directory: string): Promise<number[]> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
   const found = await Promise.all(
@@ -30,10 +33,20 @@ export async function processesOf(directory: string): Promise<number[]> {
         readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => ''),
         readlink(`/proc/${pid}/cwd`).catch(() => ''),
       ]);
-      return pid !== process.pid && (commandLine.includes(directory) || cwd.startsWith(directory));
+      if (pid === process.pid) return false;
+      if (commandLine.includes(directory) || cwd.startsWith(directory)) return true;
+      return /^\S*qemu-system/.test(commandLine) && (await isUnderLibvirtOf(pid, directory));
     }),
   );
   return pids.filter((_, i) => found[i]);
+}
+
+/** Whether a process has the libvirt of this state directory for its own, whatever its command line says. */
+async function isUnderLibvirtOf(pid: number, directory: string): Promise<boolean> {
+  const [own, its] = await Promise.all(
+    [`${directory}/run/lv/run`, `/proc/${pid}/root/run/libvirt`].map((path) => stat(path).catch(() => null)),
+  );
+  return Boolean(own && its && own.dev === its.dev && own.ino === its.ino);
 }
 
 /** QEMU processes that run a guest of the service with this data directory. */

@@ -5,13 +5,18 @@ import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CloudClient } from '#cli/cloud/client.ts';
+import type { StorageFormat } from '#core/disk.ts';
 import { readCloudsYaml } from '#main/clouds-yaml.ts';
 import { destroyState } from '#test/support/destroy-state.ts';
+import { clearVolumeGroup, thinPool, volumeGroup } from '#test/support/volume-group.ts';
 
 export type ServiceOptions = {
-  readonly imagesType?: 'raw' | 'qcow2';
+  /** When absent, what NIGHTLATCH_TEST_IMAGES_TYPE says, or qcow2. `lvm`: see `volumeGroup`. */
+  readonly imagesType?: StorageFormat;
   /** Seconds a guest gets for its own shutdown. */
   readonly shutdownTimeout?: number;
+  /** A folder that is there and outlives the service; the state of an earlier one in it is gone on with. */
+  readonly home?: string;
   /** More lines of the group `DEFAULT`. */
   readonly defaults?: string;
   /** More TOML, whole groups. */
@@ -21,6 +26,14 @@ export type ServiceOptions = {
   /** A command line that, with another put after it, ends by becoming that (`exec`). */
   readonly wrapper?: readonly string[];
 };
+
+/**
+ * What the suites are run over: how servers' disks lie, the format of encrypted ones, and who decrypts them where it may be
+ * QEMU or the kernel.
+ */
+export const imagesTypeUnderTest = (process.env.NIGHTLATCH_TEST_IMAGES_TYPE ?? 'qcow2') as StorageFormat;
+export const formatUnderTest = process.env.NIGHTLATCH_TEST_FORMAT ?? 'luks';
+export const luksEngineUnderTest = process.env.NIGHTLATCH_TEST_LUKS_ENGINE ?? 'qemu';
 
 const START_TIMEOUT_MS = 60_000;
 const NIGHTLATCH = ['src/cli/main.ts', 'serve', '--config'];
@@ -35,13 +48,20 @@ export class TestService implements AsyncDisposable {
   readonly logFile: string;
   url = '';
   #child: ChildProcess | null = null;
+  readonly imagesType: StorageFormat;
   readonly #wrapper: readonly string[];
 
-  private constructor(directory: string, wrapper: readonly string[]) {
+  private constructor(directory: string, imagesType: StorageFormat, wrapper: readonly string[]) {
     this.directory = directory;
+    this.imagesType = imagesType;
     this.#wrapper = wrapper;
     this.configFile = join(directory, 'nightlatch.toml');
     this.logFile = join(directory, 'service.log');
+  }
+
+  /** By how much everything may take longer: on logical volumes a second kernel runs it, where a new process is dear. */
+  get patience(): number {
+    return this.imagesType === 'lvm' ? 6 : 1;
   }
 
   get stateDirectory(): string {
@@ -54,10 +74,11 @@ export class TestService implements AsyncDisposable {
 
   static async start(options: ServiceOptions = {}): Promise<TestService> {
     // A short path: the sockets below it have at most 107 characters.
-    const directory = await mkdtemp('/var/tmp/nl-');
+    const directory = options.home ?? (await mkdtemp('/var/tmp/nl-'));
     await chmod(directory, 0o711);
-    const service = new TestService(directory, options.wrapper ?? []);
-    await writeFile(service.configFile, configText(service.stateDirectory, options));
+    const imagesType = options.imagesType ?? imagesTypeUnderTest;
+    const service = new TestService(directory, imagesType, options.wrapper ?? []);
+    await writeFile(service.configFile, configText(service, options));
     try {
       await options.prepare?.(service.stateDirectory);
       await service.launch();
@@ -71,7 +92,7 @@ export class TestService implements AsyncDisposable {
   /** Starts the process; on return it serves. `environment` may name a crash point. */
   async launch(environment: Record<string, string> = {}): Promise<void> {
     const child = this.spawn(environment);
-    const deadline = Date.now() + START_TIMEOUT_MS;
+    const deadline = Date.now() + START_TIMEOUT_MS * this.patience;
     const before = this.url;
     this.url = '';
     while (this.url === '') {
@@ -100,7 +121,8 @@ export class TestService implements AsyncDisposable {
   }
 
   async client(): Promise<CloudClient> {
-    return new CloudClient({ ...(await readCloudsYaml(this.cloudsFile)), authUrl: `${this.url}/identity/v3` });
+    const login = { ...(await readCloudsYaml(this.cloudsFile)), authUrl: `${this.url}/identity/v3` };
+    return new CloudClient(login, null, this.patience);
   }
 
   /** Everything the service logged, over all its starts. */
@@ -125,17 +147,27 @@ export class TestService implements AsyncDisposable {
   async ended(timeoutMs: number): Promise<void> {
     const child = this.#child;
     if (!child || child.exitCode !== null || child.signalCode !== null) return;
-    await once(child, 'exit', { signal: AbortSignal.timeout(timeoutMs) });
+    await once(child, 'exit', { signal: AbortSignal.timeout(timeoutMs * this.patience) });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.end('SIGKILL');
     await destroyState(this.stateDirectory);
+    if (this.imagesType === 'lvm') await clearVolumeGroup();
     await rm(this.directory, { recursive: true, force: true });
   }
 }
 
-function configText(stateDirectory: string, { imagesType, shutdownTimeout, defaults, more }: ServiceOptions): string {
+const volumeOptions = [
+  `images_volume_group = "${volumeGroup}"`,
+  `images_thin_pool = "${thinPool}"`,
+  `luks_engine = "${luksEngineUnderTest}"`,
+];
+
+function configText(
+  { stateDirectory, imagesType }: TestService,
+  { shutdownTimeout, defaults, more }: ServiceOptions,
+): string {
   return [
     '[DEFAULT]',
     `state_path = "${stateDirectory}"`,
@@ -145,7 +177,8 @@ function configText(stateDirectory: string, { imagesType, shutdownTimeout, defau
     '[api]',
     'listen = "127.0.0.1:0"',
     '[libvirt]',
-    `images_type = "${imagesType ?? 'qcow2'}"`,
+    `images_type = "${imagesType}"`,
+    ...(imagesType === 'lvm' ? volumeOptions : []),
     'virt_type = "qemu"',
     more ?? '',
   ].join('\n');

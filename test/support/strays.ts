@@ -10,11 +10,12 @@ import { LibvirtHypervisor } from '#host/hypervisor/libvirt/driver.ts';
 import { guestDisks } from '#operations/context.ts';
 import { guestsOf, processesOf } from '#test/support/destroy-state.ts';
 import type { TestService } from '#test/support/service.ts';
+import { findVolumeStrays } from '#test/support/volume-strays.ts';
 
 /**
- * Everything that does not belong: secrets without a disk or an image and either without its secret, files without a row and rows
- * without a file, guests without an active server, leases of servers that do not run, disks left unlocked, libvirt
- * secrets. Empty when all is as it should be.
+ * Everything that does not belong: secrets without a disk or an image and either without its secret, files without a row
+ * and rows without a file (see `findVolumeStrays` for logical volumes), guests without an active server, leases of servers
+ * that do not run, disks left unlocked, libvirt secrets. Empty when all is as it should be.
  */
 export async function findStrays(service: TestService): Promise<string[]> {
   await using db = openDatabase(
@@ -69,8 +70,11 @@ export async function findStrays(service: TestService): Promise<string[]> {
   if (leases.length !== encrypted.length) strays.push(`${leases.length} leases for ${encrypted.length} disks in use`);
   const guests = (await guestsOf(service.stateDirectory)).length;
   if (guests !== running.length) strays.push(`${guests} guests run for ${running.length} active servers`);
-  const onHost = disks.filter(({ state }) => state !== 'absent').length;
-  if (files.length !== onHost) strays.push(`${files.length} files for ${onHost} disks: ${files.join(', ')}`);
+  const onHost = disks.filter(({ state }) => state !== 'absent');
+  const inFiles = onHost.filter(({ storage }) => storage !== 'lvm');
+  if (files.length !== inFiles.length)
+    strays.push(`${files.length} files for ${inFiles.length} disks: ${files.join(', ')}`);
+  if (service.imagesType === 'lvm') strays.push(...(await findVolumeStrays(onHost, leases)));
   strays.push(...(await unlockedDisks(service)).map((id) => `disk ${id} is unlocked`));
   strays.push(...(await libvirtSecrets(service)).map((usage) => `libvirt keeps the secret ${usage}`));
   return strays;
@@ -92,7 +96,8 @@ async function unlockedDisks(service: TestService): Promise<string[]> {
   return [...(await readdir(folder).catch(() => [])), ...processes.map((pid) => `process ${pid}`)];
 }
 
-async function libvirtSecrets(service: TestService): Promise<string[]> {
+/** What libvirt has of keys now. */
+export async function libvirtSecrets(service: TestService): Promise<string[]> {
   const run = join(service.stateDirectory, 'run') as HostPath;
   const socket = encodeURIComponent(join(run, 'lv/run/libvirt-sock'));
   await using hypervisor = await LibvirtHypervisor.open({

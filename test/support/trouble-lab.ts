@@ -6,7 +6,7 @@ import type { CloudClient, JsonObject } from '#cli/cloud/client.ts';
 import { connectPool, type Database, openDatabase } from '#db/database.ts';
 import { bootSector } from '#test/support/boot-sector.ts';
 import { guestsOf } from '#test/support/destroy-state.ts';
-import { type ServiceOptions, TestService } from '#test/support/service.ts';
+import { formatUnderTest, type ServiceOptions, TestService } from '#test/support/service.ts';
 import { findStrays } from '#test/support/strays.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
@@ -37,11 +37,16 @@ export class TroubleLab implements AsyncDisposable {
     const host = join(service.stateDirectory, 'postgresql');
     const db = openDatabase(connectPool({ host, user: 'nightlatch', database: 'nightlatch' }));
     undo.defer(() => db.destroy());
-    const file = join(service.directory, 'boot.raw');
-    await writeFile(file, Buffer.concat([bootSector(), Buffer.alloc(1024 * 1024 - 512)]));
-    const lab = new TroubleLab(service, cloud, db, await cloud.uploadImage('boot', file, 'raw'));
-    await lab.#addFlavor('tiny', {});
-    await lab.#addFlavor('three-disks', { 'OS-FLV-EXT-DATA:ephemeral': 1, swap: 8 });
+    const lab = new TroubleLab(
+      service,
+      cloud,
+      db,
+      (await imageNamed(cloud, 'boot')) ?? (await addBootImage(service, cloud)),
+    );
+    if ((await cloud.request('compute', 'GET', '/v2.1/flavors/tiny')).status === 404) {
+      await lab.#addFlavor('tiny', {});
+      await lab.#addFlavor('three-disks', { 'OS-FLV-EXT-DATA:ephemeral': 1, swap: 8 });
+    }
     const owned = undo.move();
     lab.#close = () => owned.disposeAsync();
     return lab;
@@ -52,7 +57,7 @@ export class TroubleLab implements AsyncDisposable {
   async #addFlavor(id: FlavorName, disks: object): Promise<void> {
     const flavor = { id, name: id, ram: 64, vcpus: 1, disk: 1, ...disks };
     await this.cloud.expect('compute', 'POST', '/v2.1/flavors', { body: { flavor } });
-    const extra_specs = { 'hw:ephemeral_encryption': 'true', 'hw:ephemeral_encryption_format': 'luks' };
+    const extra_specs = { 'hw:ephemeral_encryption': 'true', 'hw:ephemeral_encryption_format': formatUnderTest };
     await this.cloud.expect('compute', 'POST', `/v2.1/flavors/${id}/os-extra_specs`, { body: { extra_specs } });
   }
 
@@ -133,4 +138,16 @@ export class TroubleLab implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#close();
   }
+}
+
+async function addBootImage(service: TestService, cloud: CloudClient): Promise<string> {
+  const file = join(service.directory, 'boot.raw');
+  await writeFile(file, Buffer.concat([bootSector(), Buffer.alloc(1024 * 1024 - 512)]));
+  return await cloud.uploadImage('boot', file, 'raw');
+}
+
+/** The image that an earlier lab with the same home uploaded; null: there is none. */
+export async function imageNamed(cloud: CloudClient, name: string): Promise<string | null> {
+  const { images } = await cloud.expect('image', 'GET', `/v2/images?name=${name}`);
+  return images[0]?.id ?? null;
 }

@@ -24,12 +24,15 @@ export class CloudClient {
   readonly #base: string;
   readonly #login: CloudLogin;
   readonly #stop: AbortSignal | null;
+  /** By how much waits are longer than they say. */
+  readonly patience: number;
   #token: string | null = null;
 
-  /** `stop`, once aborted, ends every request and every wait. */
-  constructor(login: CloudLogin, stop: AbortSignal | null = null) {
+  /** `stop`, once aborted, ends every request and every wait. See `patience`. */
+  constructor(login: CloudLogin, stop: AbortSignal | null = null, patience = 1) {
     this.#login = login;
     this.#stop = stop;
+    this.patience = patience;
     this.#base = login.authUrl.replace(/\/identity\/v3$/, '');
   }
 
@@ -88,7 +91,7 @@ export class CloudClient {
 
   /** Waits until a server has a status and no task. @throws with its fault when it ends in ERROR, or after the timeout. */
   async waitForStatus(id: string, status: string, timeoutMs = 120_000): Promise<JsonObject> {
-    const deadline = Date.now() + timeoutMs;
+    const deadline = Date.now() + timeoutMs * this.patience;
     for (;;) {
       const server = await this.server(id);
       const isIdle = server['OS-EXT-STS:task_state'] === null;
@@ -102,7 +105,7 @@ export class CloudClient {
 
   /** Waits until a server is gone (404). @throws when it ends in ERROR, or after the timeout. */
   async waitUntilGone(id: string, timeoutMs = 60_000): Promise<void> {
-    const deadline = Date.now() + timeoutMs;
+    const deadline = Date.now() + timeoutMs * this.patience;
     for (;;) {
       const { status, body } = await this.request('compute', 'GET', `/v2.1/servers/${id}`);
       if (status === 404) return;

@@ -1,14 +1,19 @@
-import { readFile, readlink, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { type Server, Socket, type SocketConstructorOpts } from 'node:net';
+import koffi from 'koffi';
 
 /** The first descriptor that systemd hands over, see sd_listen_fds(3). */
 const FIRST_DESCRIPTOR = 3;
 /** Others than the owner and the group. */
 const OTHERS = 0o007;
+const AF_UNIX = 1;
+/** `struct sockaddr_un`: the family, then the path. */
+const ADDRESS_BYTES = 110;
+const FAMILY_BYTES = 2;
 
 /** The path of the socket that systemd handed over, and whether others than its owner and its group may write to it. */
 export async function givenSocket(): Promise<{ readonly path: string; readonly isForAll: boolean }> {
-  const path = await pathOf(FIRST_DESCRIPTOR);
+  const path = pathOf(FIRST_DESCRIPTOR);
   return { path, isForAll: ((await stat(path)).mode & OTHERS) !== 0 };
 }
 
@@ -41,12 +46,13 @@ export function readInto(accepted: Socket, buffer: Buffer, take: (bytes: Buffer)
   return new Socket({ handle, onread } as SocketConstructorOpts);
 }
 
-/** Where a UNIX socket was bound, as the kernel tells it: `Num RefCount Protocol Flags Type St Inode Path`. */
-async function pathOf(descriptor: number): Promise<string> {
-  const inode = /^socket:\[(\d+)\]$/.exec(await readlink(`/proc/self/fd/${descriptor}`))?.[1];
-  const sockets = (await readFile('/proc/net/unix', 'utf8')).split('\n').map((line) => line.split(/ +/));
-  const fields = sockets.find((each) => inode !== undefined && each[6] === inode);
-  const path = fields?.slice(7).join(' ');
-  if (!path?.startsWith('/')) throw new Error(`descriptor ${descriptor} is no socket with a path`);
+/** Where a UNIX socket was bound, see getsockname(2) and unix(7). Node does not tell for one it has not made. */
+function pathOf(descriptor: number): string {
+  const getsockname = koffi.load('libc.so.6').func('int getsockname(int fd, void *address, _Inout_ uint32_t *length)');
+  const address = Buffer.alloc(ADDRESS_BYTES);
+  const length = [address.length];
+  const failed = getsockname(descriptor, address, length) !== 0 || address.readUInt16LE(0) !== AF_UNIX;
+  const path = address.toString('utf8', FAMILY_BYTES, length[0]).split('\0')[0] ?? '';
+  if (failed || !path.startsWith('/')) throw new Error(`descriptor ${descriptor} is no UNIX socket with a path`);
   return path;
 }

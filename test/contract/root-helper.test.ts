@@ -9,7 +9,7 @@ import { MIB } from '#core/sizes.ts';
 import { type HelperJob, runByHelper } from '#host/helper-client.ts';
 import { frame } from '#host/helper-protocol.ts';
 import { findInMemory } from '#test/support/memory-scan.ts';
-import { type RootHelper, startRootHelper } from '#test/support/root-helper.ts';
+import { asItsUnit, type RootHelper, startRootHelper } from '#test/support/root-helper.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
 /** cryptsetup takes a file for a device, so that a file stands in for a volume where the kernel has no device-mapper. */
@@ -45,7 +45,7 @@ describe('a root helper', { timeout: 120_000 }, () => {
     mkdirSync(`/dev/${GROUP}`, { mode: 0o700 });
     writeFileSync(VOLUME, '', { mode: 0o600 });
     truncateSync(VOLUME, 32 * MIB);
-    helper = await startRootHelper({ volumeGroup: GROUP, activated: true });
+    helper = await startRootHelper({ volumeGroup: GROUP, activated: true, wrapper: asItsUnit() });
   });
   after(async () => {
     await helper[Symbol.asyncDispose]();

@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -8,6 +8,7 @@ import type { HostPath } from '#core/ids.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
 const NIGHTLATCH = fileURLToPath(new URL('../../bin/nightlatch', import.meta.url));
+const HELPER_UNIT = fileURLToPath(new URL('../../packaging/unprivileged/nightlatch-helper.service', import.meta.url));
 
 /** A real root helper, as systemd starts it or by `--listen`; gone with its scope. */
 export type RootHelper = AsyncDisposable & {
@@ -28,6 +29,14 @@ export type RootHelperOptions = {
   /** Of a socket that is handed over. */
   readonly socketMode?: number;
 };
+
+/** Takes away what nightlatch-helper.service does not leave the helper: capabilities, and the network. */
+export function asItsUnit(): string[] {
+  const unit = readFileSync(HELPER_UNIT, 'utf8');
+  const names = /^CapabilityBoundingSet=(.+)$/m.exec(unit)?.[1]?.split(' ') ?? [];
+  const capabilities = names.map((name) => `+${name.toLowerCase().replace('cap_', '')}`);
+  return ['unshare', '--net', '--', 'setpriv', '--no-new-privs', `--bounding-set=-all,${capabilities}`, '--'];
+}
 
 export async function startRootHelper({
   volumeGroup,

@@ -6,6 +6,7 @@ export const innerCrashPoints = {
   'operations.recorded': 'the row names the operation, the engine does not know it yet',
   'keys.create-key.stored': 'the secret is stored, the disk’s row does not name it yet',
   'keys.lend.leased': 'lease and audit record are durable, the key is not read yet',
+  'images.upload.saved': 'the bytes of an image are durable, it is not active yet',
   'images.delete.marked': 'the image is gone for its users; its bytes and its secret are not',
   'keys.destroy-key.destroyed': 'the secret is gone, the disk’s row still names it',
   'agent.create-disk.allocated': 'the medium is there, without a header',

@@ -21,6 +21,10 @@ type Case = {
   readonly inner: readonly InnerCrashPoint[];
   /** Once its guest runs again, the server is as it was before. */
   readonly leavesServer?: true;
+  /** The points of the covering depth; the last inner ones, and a step near the end, where it does not say. */
+  readonly covering?: readonly string[];
+  /** What else must hold then; it leaves nothing. */
+  readonly check?: (lab: CrashLab, id: string) => Promise<void>;
 };
 
 const act = (action: JsonObject) => (cloud: CloudClient, id: string) => cloud.act(id, action);
@@ -109,6 +113,59 @@ const cases: Readonly<Record<string, Case>> = {
     ends: 'ACTIVE',
     inner: ['agent.stop-server.ended', 'agent.destroy-disk.header-destroyed', 'steps.destroy-disks.removed'],
   },
+  'create-image': {
+    prepare: running,
+    request: act({ createImage: { name: 'copy' } }),
+    ends: 'ACTIVE',
+    inner: [
+      'operations.recorded',
+      'keys.create-key.stored',
+      'agent.create-disk.formatted',
+      'steps.copy.made',
+      'images.upload.saved',
+      'steps.destroy-disks.removed',
+    ],
+    covering: ['create-image.hand-over.after'],
+    check: async (lab) => {
+      const [image] = (await lab.cloud.expect('image', 'GET', '/v2/images?name=copy')).images;
+      assert.equal(image?.status, 'active', 'the image was lost');
+      const id = await lab.create('from the copy', image.id);
+      await lab.cloud.waitForStatus(id, 'ACTIVE');
+      await lab.expectBooted(id);
+      await lab.remove(id);
+      await lab.cloud.expect('image', 'DELETE', `/v2/images/${image.id}`);
+      await lab.expectNoStrays();
+    },
+  },
+  'shelve-server': {
+    prepare: running,
+    request: act({ shelve: null }),
+    ends: 'SHELVED',
+    inner: ['agent.stop-server.ended', 'keys.create-key.stored', 'steps.copy.made', 'images.upload.saved'],
+    covering: [],
+  },
+  'shelve-offload-server': {
+    prepare: reach('SHELVED', { shelve: null }),
+    request: act({ shelveOffload: null }),
+    ends: 'SHELVED_OFFLOADED',
+    inner: ['agent.destroy-disk.header-destroyed', 'steps.destroy-disks.removed', 'keys.destroy-key.destroyed'],
+    covering: [],
+  },
+  'unshelve-server': {
+    prepare: async (cloud, id) => {
+      await reach('SHELVED', { shelve: null })(cloud, id);
+      await reach('SHELVED_OFFLOADED', { shelveOffload: null })(cloud, id);
+    },
+    request: act({ unshelve: null }),
+    ends: 'ACTIVE',
+    inner: [
+      'keys.create-key.stored',
+      'agent.create-disk.formatted',
+      'agent.start-server.started',
+      'images.delete.marked',
+    ],
+    covering: ['images.delete.marked'],
+  },
   'delete-server': {
     prepare: running,
     request: (cloud, id) => cloud.expect('compute', 'DELETE', `/v2.1/servers/${id}`),
@@ -136,20 +193,21 @@ const createPoints: readonly InnerCrashPoint[] = [
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
 
 /** The crash points of an operation: two for each step, and those inside steps. */
-function pointsOf(operation: string, inner: readonly string[]): string[] {
+function pointsOf(operation: string, inner: readonly string[], covering?: readonly string[]): string[] {
   const steps = serverOperations({} as OperationContext).find(({ name }) => name === operation)?.steps;
   assert.ok(steps, `there is no operation ${operation}`);
   const outer = steps.flatMap(({ name }) => [`${operation}.${name}.before`, `${operation}.${name}.after`]);
   // The covering depth takes the inner points, and of the outer ones those after a step that had an effect.
-  return isWhole
-    ? [...outer, ...inner]
+  if (isWhole) return [...outer, ...inner];
+  return covering
+    ? [...covering]
     : [...inner.slice(-2), ...outer.filter((name) => name.endsWith('.after')).slice(-2, -1)];
 }
 
 describe('a crash at any point', { timeout: 21_600_000 }, () => {
   let lab: CrashLab;
   before(async () => {
-    lab = await CrashLab.open();
+    lab = await CrashLab.open({ defaults: 'shelved_offload_time = -1' });
   });
   after(() => lab[Symbol.asyncDispose]());
 
@@ -165,8 +223,8 @@ describe('a crash at any point', { timeout: 21_600_000 }, () => {
     });
   }
 
-  for (const [operation, { prepare, request, ends, inner, leavesServer }] of Object.entries(cases)) {
-    for (const point of pointsOf(operation, inner)) {
+  for (const [operation, { prepare, request, ends, inner, leavesServer, covering, check }] of Object.entries(cases)) {
+    for (const point of pointsOf(operation, inner, covering)) {
       test(`${operation}, killed at ${point}: it ends as asked, with nothing left over`, async () => {
         const id = await lab.take(`${operation} ${point}`);
         const next = await lab.expectBooted(id);
@@ -179,6 +237,7 @@ describe('a crash at any point', { timeout: 21_600_000 }, () => {
         }
         await lab.cloud.waitForStatus(id, ends);
         await lab.expectNoStrays();
+        await check?.(lab, id);
         await bringBack(lab.cloud, id, ends);
         const keepsMemory = ['suspend', 'resume', 'pause', 'unpause'].some((word) => operation.startsWith(word));
         if (keepsMemory) await lab.expectLetter(id, next);
@@ -192,7 +251,15 @@ describe('a crash at any point', { timeout: 21_600_000 }, () => {
 
 /** Makes a server's guest run, whatever state it is in. */
 async function bringBack(cloud: CloudClient, id: string, status: string): Promise<void> {
-  const action = { SHUTOFF: 'os-start', SUSPENDED: 'resume', PAUSED: 'unpause', RESCUE: 'unrescue' }[status];
+  const actions: Readonly<Record<string, string>> = {
+    SHUTOFF: 'os-start',
+    SUSPENDED: 'resume',
+    PAUSED: 'unpause',
+    RESCUE: 'unrescue',
+    SHELVED: 'unshelve',
+    SHELVED_OFFLOADED: 'unshelve',
+  };
+  const action = actions[status];
   if (!action) return;
   await cloud.act(id, { [action]: null });
   await cloud.waitForStatus(id, 'ACTIVE');

@@ -42,8 +42,8 @@ export class CrashLab implements AsyncDisposable {
   }
 
   /** Asks for an encrypted server; returns its id at once. */
-  async create(name: string): Promise<string> {
-    const server = { name, imageRef: this.#image, flavorRef: this.#flavor, networks: 'none', config_drive: true };
+  async create(name: string, imageRef = this.#image): Promise<string> {
+    const server = { name, imageRef, flavorRef: this.#flavor, networks: 'none', config_drive: true };
     return (await this.cloud.expect('compute', 'POST', '/v2.1/servers', { body: { server } })).server.id;
   }
 

@@ -138,6 +138,7 @@ export class FileImageStore implements ImageStore {
     const virtualSizeBytes = await inspectImage(image.id, partial, image.diskFormat, imageEncryption(image.properties));
     await rename(partial, this.#path(image.id));
     await syncDirectory(this.#directory);
+    crashPoint('images.upload.saved');
     const wanted = await finishUpload(this.#db, image.id, { ...saved, virtualSizeBytes });
     if (wanted) return;
     await rm(this.#path(image.id), { force: true });

@@ -23,6 +23,8 @@ let token: string;
 /** What the parameters of paths are, so that a request gets as far as it can. */
 let ids: SampleIds;
 let samples: Readonly<Record<string, unknown>>;
+/** A server that no action is allowed on, so that one that was let through is judged to its end and starts nothing. */
+let inert: string;
 let guests: number[];
 let pid: number | undefined;
 before(async () => {
@@ -43,6 +45,10 @@ before(async () => {
     roles: roles.roles[0].id,
   };
   samples = sampleRequests(ids);
+  inert = await lab.createActive();
+  await lab.cloud.act(inert, { 'os-stop': null });
+  await lab.cloud.waitForStatus(inert, 'SHUTOFF');
+  await sql`update servers set vm_state = 'rescued' where id = ${inert}`.execute(lab.db);
   guests = await lab.guests();
   pid = lab.service.pid;
 });
@@ -96,7 +102,7 @@ async function countRows(): Promise<Record<string, number>> {
 
 /** What was made by requests that were let through is removed; then everything is as it was. */
 async function removeMade(): Promise<void> {
-  const kept = new Set(Object.values(ids));
+  const kept = new Set([...Object.values(ids), inert]);
   const lists = [
     ['compute', '/v2.1/servers?all_tenants=1', 'servers'],
     ['compute', '/v2.1/flavors?is_public=None', 'flavors'],
@@ -128,7 +134,13 @@ const moreActions: readonly object[] = [
   { unlock: null },
   { 'os-resetState': { state: 'none' } },
   { 'os-getSerialConsole': { type: 'serial' } },
-  { rescue: { adminPass: 'x' } },
+  { rescue: { adminPass: 'x', rescue_image_ref: 'x' } },
+  { resize: { flavorRef: 'x' } },
+  { confirmResize: null },
+  { revertResize: null },
+  { rebuild: { imageRef: 'x', name: 'x', metadata: { x: 'x' }, user_data: 'eA==' } },
+  { createImage: { name: 'x', metadata: { x: 'x' } } },
+  { shelve: null },
 ];
 
 /** Images may be made before anything is said of them, and changed in nothing. */
@@ -183,8 +195,9 @@ describe('hostile input', { timeout: 900_000 }, () => {
     it(`in any field of ${name} is judged, and leaves nothing when it is refused`, async () => {
       const route = routes.find((one) => nameOf(one) === name);
       assert.ok(route);
-      const path = pathOf(route, ids);
-      const requests = [samples[name], ...(name.endsWith('servers/:id/action') ? moreActions : [])];
+      const isAction = name.endsWith('servers/:id/action');
+      const path = pathOf(route, isAction ? { ...ids, servers: inert } : ids);
+      const requests = [samples[name], ...(isAction ? moreActions : [])];
       let before = await countRows();
       let refused = 0;
       for (const sample of requests) {
@@ -327,6 +340,8 @@ describe('hostile input', { timeout: 900_000 }, () => {
 
   it('has changed nothing: the same process serves, the guest runs on, no bug was met', async () => {
     await removeMade();
+    await lab.cloud.expect('compute', 'DELETE', `/v2.1/servers/${inert}`);
+    await lab.cloud.waitUntilGone(inert);
     assert.equal(lab.service.pid, pid);
     assert.deepEqual(await lab.guests(), guests);
     const server = await lab.settled(ids.servers);

@@ -101,6 +101,18 @@ const libvirt = z.strictObject({
     .describe(
       'A thin pool in that group from which disks take their room as they are written. Empty: they take it whole.',
     ),
+  volume_clear: z
+    .enum(['zero', 'shred', 'none'])
+    .default('zero')
+    .describe(
+      'What is done to a logical volume before it is removed: zeros over it, three rounds of noise, or nothing. Not in a ' +
+        'thin pool, which clears what it gives out.',
+    ),
+  volume_clear_size: z.number().int().min(0).default(0).describe('MiB at its start that this is done to. 0: all.'),
+  volume_clear_encrypted: z
+    .boolean()
+    .default(false)
+    .describe('Do it to encrypted disks too. They are unreadable without it, and deleted in no time.'),
   luks_engine: z
     .enum(['qemu', 'dm-crypt'])
     .default('qemu')

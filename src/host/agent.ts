@@ -29,6 +29,7 @@ import type { DomainKey, DomainSpec, Hypervisor } from '#host/hypervisor/hypervi
 import type { CachedImage, ImageCache } from '#host/image-cache.ts';
 import { withImageSource } from '#host/image-source.ts';
 import { lockEverything } from '#host/lock-down.ts';
+import { type ProbedFormats, probeFormats } from '#host/probe-formats.ts';
 import { isCompleteSave } from '#host/saved-memory.ts';
 import { clearScratch } from '#host/scratch.ts';
 import { checkImageFits, type FillSource, fillDisk } from '#host/storage/fill.ts';
@@ -84,9 +85,11 @@ export class LocalHostAgent implements HostAgent {
     const { defaultEncryptionFormat, undecidedEncryptionFormat } = this.#parts;
     const capacityBytes = await this.#driver(storage).capacityBytes?.();
     const { blocks, bsize } = await statfs(disksDirectory);
+    const { able, problems } = await this.#formats();
     return {
       name,
-      traits: await this.#traits(),
+      traits: able.length === 0 ? [] : ['COMPUTE_EPHEMERAL_ENCRYPTION', ...able.map(formatTrait)],
+      problems,
       vcpus: cpus().length,
       memoryMib: Math.floor(totalmem() / MIB),
       diskGib: Math.floor((capacityBytes ?? blocks * bsize) / GIB),
@@ -291,12 +294,15 @@ export class LocalHostAgent implements HostAgent {
     });
   }
 
-  async #traits(): Promise<string[]> {
-    const present = await Promise.all(ENCRYPTION_PROGRAMS.map(hasProgram));
-    if (present.includes(false)) return [];
-    const carried = this.#driver(this.#parts.storage).capabilities.formats;
-    const formats = carried.filter((format) => this.#encryptorFor(this.#parts.storage, format));
-    return formats.length === 0 ? [] : ['COMPUTE_EPHEMERAL_ENCRYPTION', ...formats.map(formatTrait)];
+  async #formats(): Promise<ProbedFormats> {
+    const { storage } = this.#parts;
+    const driver = this.#driver(storage);
+    const missing: Program[] = [];
+    for (const program of ENCRYPTION_PROGRAMS) if (!(await hasProgram(program))) missing.push(program);
+    if (missing.length > 0) return { able: [], problems: [`Nothing can be encrypted without ${missing.join(', ')}`] };
+    const encryptorOf = (format: EncryptionFormat) => this.#encryptorFor(storage, format);
+    if (driver.capabilities.blockDevice) return await probeFormats(storage, driver, encryptorOf);
+    return { able: driver.capabilities.formats.filter(encryptorOf), problems: [] };
   }
 
   /**

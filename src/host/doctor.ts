@@ -1,6 +1,7 @@
 import { access, constants, readFile, statfs } from 'node:fs/promises';
 import type { HostPath } from '#core/ids.ts';
 import { GIB } from '#core/sizes.ts';
+import { examineLvm, type LvmSubject } from '#host/doctor-lvm.ts';
 import { hasProgram, type Program, packageOf } from '#host/exec.ts';
 import { parseMountInfo } from '#host/mount-info.ts';
 
@@ -13,6 +14,8 @@ export type DoctorSubject = {
   readonly privateLibvirt: boolean;
   /** The socket of the root helper; null: there is none. */
   readonly rootHelper: HostPath | null;
+  /** Null: disks are files. */
+  readonly lvm: LvmSubject | null;
 };
 
 const PROGRAMS: readonly Program[] = [
@@ -33,7 +36,7 @@ const PROGRAMS: readonly Program[] = [
 const LIBVIRT_STATE = '/var/lib/libvirt/qemu';
 const LITTLE_ROOM_BYTES = 2 * GIB;
 
-/** Looks at this host without changing anything. */
+/** Looks at this host; it is afterwards as it was. */
 export async function examineHost(subject: DoctorSubject): Promise<Finding[]> {
   return [
     await rootFinding(subject),
@@ -44,6 +47,7 @@ export async function examineHost(subject: DoctorSubject): Promise<Finding[]> {
     await libvirtStateFinding(subject),
     await roomFinding(subject.stateDirectory),
     await coreDumpFinding(),
+    ...(subject.lvm === null ? [] : await examineLvm(subject.lvm)),
   ];
 }
 

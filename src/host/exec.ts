@@ -26,6 +26,7 @@ const programs = {
   lvs: 'lvm2',
   vgs: 'lvm2',
   blkdiscard: 'util-linux',
+  shred: 'coreutils',
   'qemu-img': 'qemu-utils',
   'qemu-io': 'qemu-utils',
   'qemu-storage-daemon': 'qemu-system-common',

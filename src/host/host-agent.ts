@@ -7,6 +7,8 @@ import type { Secret } from '#core/secret.ts';
 export type HostFacts = {
   readonly name: HostName;
   readonly traits: readonly string[];
+  /** Why it lacks a trait that its storage could have, in words. */
+  readonly problems: readonly string[];
   readonly vcpus: number;
   readonly memoryMib: number;
   readonly diskGib: number;

@@ -1,6 +1,8 @@
 import type { Config } from '#config/schema.ts';
 import { NightlatchError } from '#core/errors.ts';
+import { MIB } from '#core/sizes.ts';
 import type { HostParts } from '#host/agent.ts';
+import type { LvmSubject } from '#host/doctor-lvm.ts';
 import { kernelLuksEncryptor } from '#host/encryption/dm-crypt/kernel-luks.ts';
 import { luks2Encryptor } from '#host/encryption/dm-crypt/luks2.ts';
 import { Mappings } from '#host/encryption/dm-crypt/mappings.ts';
@@ -8,6 +10,7 @@ import { plainEncryptor, plainNote } from '#host/encryption/dm-crypt/plain.ts';
 import { checkCipher } from '#host/encryption/dm-crypt/probe.ts';
 import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
 import { FuseExports } from '#host/fuse-exports.ts';
+import type { Clearing } from '#host/storage/lvm/clear.ts';
 import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
@@ -16,8 +19,10 @@ import type { StatePaths } from '#main/state-paths.ts';
 
 export type LocalStorage = Pick<HostParts, 'drivers' | 'encryptors' | 'blockEncryptors' | 'mappings' | 'exports'>;
 
+type Cipher = LvmSubject['ciphers'][number];
+
 /** The cipher of every LUKS disk we make. */
-const LUKS_CIPHER = { cipher: 'aes-xts-plain64', keyBits: 512 };
+const LUKS_CIPHER: Cipher = { cipher: 'aes-xts-plain64', keyBits: 512 };
 
 /**
  * What this machine keeps disks with: files always, logical volumes where the configuration names a volume group.
@@ -62,6 +67,7 @@ async function openLvm(config: Config, plain: ReturnType<typeof plainCipher>): P
     volumeGroup: config.libvirt.images_volume_group,
     thinPool: config.libvirt.images_thin_pool || null,
     noteOf: (disk) => (disk.encryption === 'plain' ? plainNote(disk, plain) : null),
+    clearing: clearingOf(config),
   });
   await driver.capacityBytes?.();
   return driver;
@@ -85,7 +91,28 @@ function checkFormats({ libvirt: { images_type }, ephemeral_storage_encryption: 
   }
 }
 
-function plainCipher({ ephemeral_storage_encryption: { cipher, key_size } }: Config) {
+function clearingOf({ libvirt }: Config): Clearing {
+  const { volume_clear: way, volume_clear_size: mib, volume_clear_encrypted: encryptedToo } = libvirt;
+  if (way === 'shred' && libvirt.images_thin_pool !== '') {
+    throw new NightlatchError('bad-request', {
+      reason:
+        '[libvirt] volume_clear is "shred" and images_thin_pool is set: what a thin volume left cannot be reached to be ' +
+        'overwritten. Choose "zero" or "none", or leave out the pool.',
+    });
+  }
+  return { way, limitBytes: mib === 0 ? null : mib * MIB, encryptedToo };
+}
+
+/** What a configuration with logical volumes needs of its host; null: it has none. */
+export function lvmNeeds(config: Config): LvmSubject | null {
+  const { images_volume_group: volumeGroup, images_thin_pool: thinPool } = config.libvirt;
+  if (volumeGroup === '') return null;
+  const ciphers = [LUKS_CIPHER, plainCipher(config)];
+  const distinct = new Map(ciphers.map((one) => [`${one.cipher} ${one.keyBits}`, one]));
+  return { volumeGroup, thinPool: thinPool || null, ciphers: [...distinct.values()] };
+}
+
+function plainCipher({ ephemeral_storage_encryption: { cipher, key_size } }: Config): Cipher {
   return { cipher, keyBits: key_size };
 }
 

@@ -57,7 +57,9 @@ async function openLeases(config: Config): Promise<string[]> {
 
 async function withParts<T>(config: Config, paths: StatePaths, use: (parts: LockDownParts) => Promise<T>): Promise<T> {
   const volumeGroup = config.libvirt.images_volume_group || null;
-  grantPrivilege(privilegeOf(config));
+  // By ourselves: the root helper may be down too.
+  const { helper: _, ...bounds } = privilegeOf(config);
+  grantPrivilege(bounds);
   await using undo = new AsyncDisposableStack();
   const opened = await openHypervisor(config, paths);
   return await use({

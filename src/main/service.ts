@@ -70,7 +70,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
   const locker = new HostLocker({ context, operations, follower });
 
   await agent.lockStrays();
-  const { bootId } = await reportHost(state, name, agent);
+  const { bootId } = await reportHost(state, name, agent, log);
   if (config.DEFAULT.resume_guests_state_on_host_boot && !(await agent.isLockedDown())) {
     follower.startAgain(await activeBeforeBoot(state.db, name, bootId));
   }
@@ -106,8 +106,9 @@ async function finishLocking(locker: HostLocker, host: HostName, log: Logger): P
   });
 }
 
-async function reportHost(state: State, name: HostName, agent: LocalHostAgent): Promise<HostFacts> {
+async function reportHost(state: State, name: HostName, agent: LocalHostAgent, log: Logger): Promise<HostFacts> {
   const facts = await agent.describe();
+  for (const problem of facts.problems) log.warn({ host: name }, problem);
   await saveHost(state.db, {
     name,
     traits: [...facts.traits],

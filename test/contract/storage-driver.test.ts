@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { existsSync, readdirSync, statSync, truncateSync } from 'node:fs';
-import { readFile, writeFile } from 'node:fs/promises';
+import { open, readFile, writeFile } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { DiskSpec } from '#core/disk.ts';
@@ -8,6 +8,7 @@ import { NightlatchError } from '#core/errors.ts';
 import { type DiskId, newId } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
 import { GIB, MIB } from '#core/sizes.ts';
+import { readUpTo, writeAll } from '#host/files.ts';
 import {
   type DiskLab,
   diskLab,
@@ -22,6 +23,7 @@ import {
   smallTmpfs,
   someDisk,
   storageUnderTest,
+  tell,
   withPlaintext,
 } from '#test/support/disk-lab.ts';
 
@@ -133,17 +135,31 @@ for (const storage of storageUnderTest) {
 
       test('growing keeps what is there and gives exactly the new size', async () => {
         const driver = lab.driver(storage);
-        if (!driver.grow) return assert.equal(driver.capabilities.blockDevice, false);
         const disk = some({ sizeBytes: 16 * MIB });
         await makeDisk(lab, disk, key);
         await withPlaintext(lab, disk, key, (path) => writeFile(path, 'MARKER', { flag: 'r+' }));
-        const larger = { ...disk, sizeBytes: 48 * MIB };
-        await driver.grow(larger);
-        await driver.grow(larger);
+        // Far enough for a qcow2 image to need more tables.
+        const larger = { ...disk, sizeBytes: 2 * GIB + 512 };
+        await driver.grow(larger, disk.sizeBytes);
+        await driver.grow(larger, disk.sizeBytes);
+        const at = async (path: string, position: number, bytes?: string) => {
+          await using file = await open(path, 'r+');
+          if (bytes !== undefined) await writeAll(file, Buffer.from(bytes), position);
+          return (await readUpTo(file, 6, position)).toString('latin1');
+        };
         await withPlaintext(lab, larger, key, async (path) => {
           assert.equal(sizeOf(path), larger.sizeBytes);
-          assert.equal((await readFile(path)).toString('latin1', 0, 6), 'MARKER');
+          assert.equal(await at(path, 0), 'MARKER');
+          if (encryption === null) assert.equal(await at(path, disk.sizeBytes), '\0'.repeat(6));
+          await at(path, larger.sizeBytes - 6, 'AT-END');
         });
+        await withPlaintext(lab, larger, key, async (path) => {
+          assert.equal(await at(path, larger.sizeBytes - 6), 'AT-END');
+          assert.equal(await at(path, 0), 'MARKER');
+        });
+        if (storage !== 'qcow2') return;
+        const { path } = driver.attachment(larger);
+        assert.equal(tell('qemu-img', 'info', path).status, 0);
       });
 
       test('a full host gives disk-full and keeps nothing', async () => {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { createReadStream } from 'node:fs';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 import pino from 'pino';
 import { parseConfig } from '#config/load.ts';
@@ -13,6 +13,7 @@ import type { DiskKeys, ServerSpec } from '#host/host-agent.ts';
 import { type LocalHost, openLocalHost } from '#main/local-host.ts';
 import { statePaths } from '#main/state-paths.ts';
 import { tell } from '#test/support/disk-lab.ts';
+import { nightlatch } from '#test/support/nightlatch-command.ts';
 
 /** A whole host on logical volumes, with a real libvirt and real guests, as the control plane would drive it. */
 const GROUP = process.env.NIGHTLATCH_TEST_VOLUME_GROUP ?? '';
@@ -152,4 +153,70 @@ test('a start that fails leaves everything locked', async () => {
   await assertLocked();
   await assert.rejects(host.agent.startServer({ ...server, memoryMib: 64 * 1024 }, keys), /libvirt says/);
   await assertLocked();
+});
+
+test('the panic button: guests with every kind of disk end at once, and nothing new is unlocked until it is lifted', async () => {
+  const { agent } = host;
+  const cases = (['plain', 'luksv2'] as const).map(someServer);
+  for (const one of cases) await create(one);
+  const [first, second] = cases;
+  if (!first || !second) throw new Error('two servers');
+  for (const { server, keys } of cases) await agent.startServer(server, keys);
+  await agent.pauseServer(second.server.id);
+  assert.equal(crypt().length, 4);
+  await agent.lockDown();
+  await assertLocked();
+  assert.deepEqual((await agent.inventory()).servers, []);
+  assert.equal(tell('pgrep', '-f', `qemu-system.*(${first.server.id}|${second.server.id})`).text, '');
+  await agent.lockDown();
+  await assert.rejects(agent.startServer(first.server, first.keys), /is being locked/);
+  await assertLocked();
+  // Also over a restart of the service.
+  await host[Symbol.asyncDispose]();
+  host = await open();
+  await assert.rejects(
+    host.agent.createDisk(first.disks[0] as DiskSpec, { kind: 'blank' }, first.keys),
+    /is being locked/,
+  );
+  await host.agent.liftLockDown();
+  await host.agent.startServer(first.server, first.keys);
+  assert.equal(crypt().length, 2);
+  await host.agent.stopServer(first.server.id, first.disks, 0);
+  await assertLocked();
+  for (const disk of cases.flatMap(({ disks }) => disks)) await host.agent.destroyDisk(disk);
+});
+
+test('a format that does not work here is no trait, with the reason', async () => {
+  assert.deepEqual((await host.agent.describe()).problems, []);
+  assert.equal(tell('lvcreate', '-y', '-Wn', '-Zn', '-l', '100%FREE', '-n', 'full', GROUP).status, 0);
+  const { traits, problems } = await host.agent.describe();
+  assert.equal(tell('lvremove', '-f', `${GROUP}/full`).status, 0);
+  assert.deepEqual(traits, []);
+  for (const format of ['luks', 'luksv2', 'plain']) {
+    assert.match(problems.join(), new RegExp(`${format} does not work here: .*no space left on volume group ${GROUP}`));
+  }
+});
+
+test('the doctor looks at what logical volumes need', async () => {
+  const look = async (libvirt: string) => {
+    const file = `${directory}/doctor.toml`;
+    await writeFile(file, `[DEFAULT]\nstate_path = "${directory}"\n[libvirt]\nimages_type = "lvm"\n${libvirt}\n`);
+    const { stdout } = await nightlatch('doctor', '-f', 'json', '--config', file);
+    const rows: { check: string; verdict: string; detail: string }[] = JSON.parse(stdout);
+    return (check: string) => rows.find((row) => row.check === check);
+  };
+  const good = await look(`images_volume_group = "${GROUP}"`);
+  for (const check of [
+    'program lvcreate',
+    'program dmsetup',
+    'volume group',
+    'udev',
+    'cipher aes-xts-plain64, 512 bits',
+  ]) {
+    assert.equal(good(check)?.verdict, 'ok', check);
+  }
+  assert.equal(good('thin pool'), undefined);
+  const bad = await look('images_volume_group = "no-such-group"\nimages_thin_pool = "none"');
+  for (const check of ['volume group', 'thin pool']) assert.equal(bad(check)?.verdict, 'fail', check);
+  assert.doesNotMatch(tell('dmsetup', 'ls').text, /probe/);
 });

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
+import type { DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import { type DiskId, newId } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
 import { GIB, MIB } from '#core/sizes.ts';
+import { type Clearing, defaultClearing } from '#host/storage/lvm/clear.ts';
 import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { type DiskLab, diskLab, makeDisk, mediumOf, someDisk, tell } from '#test/support/disk-lab.ts';
 
@@ -24,7 +26,7 @@ test('a volume that Nightlatch did not make is never written, grown or removed',
   assert.equal(tell('sh', '-c', `printf PRECIOUS > ${path}`).status, 0);
   await assert.rejects(driver.create(disk, null), code('disk-not-ours'));
   await assert.rejects(driver.headerRegion(disk), code('disk-header-missing'));
-  await assert.rejects(async () => driver.grow?.({ ...disk, sizeBytes: 64 * MIB }), code('disk-header-missing'));
+  await assert.rejects(driver.grow({ ...disk, sizeBytes: 64 * MIB }, disk.sizeBytes), code('disk-header-missing'));
   await driver.delete(disk);
   assert.equal(tell('head', '-c', '8', path).text, 'PRECIOUS');
   assert.equal(tell('lvremove', '-f', `${GROUP}/${name}`).status, 0);
@@ -56,7 +58,7 @@ test('an unencrypted disk shows nothing of what lay there before', async () => {
 });
 
 test('the group tells how large it is and whose disks it has', async () => {
-  const driver = lvmStorage({ volumeGroup: GROUP, thinPool: null, noteOf: () => null });
+  const driver = lvmStorage({ volumeGroup: GROUP, thinPool: null, noteOf: () => null, clearing: defaultClearing });
   const disk = someDisk({ storage: 'lvm', encryption: null });
   using key = Secret.generate();
   await makeDisk(lab, disk, key);
@@ -65,6 +67,63 @@ test('the group tells how large it is and whose disks it has', async () => {
   assert.ok((await driver.servers?.())?.includes(disk.serverId));
   await driver.delete(disk);
   assert.equal((await driver.servers?.())?.includes(disk.serverId), false);
-  const absent = lvmStorage({ volumeGroup: 'no-such-group', thinPool: null, noteOf: () => null });
+  const absent = lvmStorage({
+    volumeGroup: 'no-such-group',
+    thinPool: null,
+    noteOf: () => null,
+    clearing: defaultClearing,
+  });
   await assert.rejects(async () => absent.capacityBytes?.(), /no-such-group/);
+});
+
+test('a clear volume is cleared before it is removed, as far as asked; an encrypted one only when that is asked', async () => {
+  const lvm = (clearing: Partial<Clearing>) =>
+    lvmStorage({
+      volumeGroup: GROUP,
+      thinPool: null,
+      noteOf: () => null,
+      clearing: { ...defaultClearing, ...clearing },
+    });
+  const left = async (encryption: DiskSpec['encryption'], clearing: Partial<Clearing>) => {
+    const disk = someDisk({ storage: 'lvm', encryption, sizeBytes: 8 * MIB });
+    const driver = lvm(clearing);
+    await driver.create(disk, null);
+    const { path } = driver.attachment(disk);
+    // The same place of the same physical volume, looked at where it lies: what a thief of the medium finds.
+    const [device = '', start = ''] = tell('sh', '-c', `dmsetup table ${path} | cut -d' ' -f4,5`)
+      .text.trim()
+      .split(' ');
+    assert.equal(tell('sh', '-c', `yes MARKER | head -c ${8 * MIB} > ${path}; sync`).status, 0);
+    await driver.delete(disk);
+    const read = `dd if=/dev/block/${device} bs=1M iflag=skip_bytes,direct skip=$((${start} * 512)) count=8 status=none`;
+    const [marks, zeros] = [`${read} | grep -c MARKER`, `${read} | tr -d '\\0' | wc -c`].map((command) =>
+      Number(tell('sh', '-c', command).text.trim()),
+    );
+    return { marks: (marks ?? 0) > 0, zeros: zeros === 0 };
+  };
+  assert.deepEqual(await left(null, {}), { marks: false, zeros: true });
+  assert.deepEqual(await left(null, { way: 'shred' }), { marks: false, zeros: false });
+  assert.deepEqual(await left(null, { limitBytes: MIB }), { marks: true, zeros: false });
+  assert.deepEqual(await left(null, { way: 'none' }), { marks: true, zeros: false });
+  assert.deepEqual(await left('plain', {}), { marks: true, zeros: false });
+  assert.deepEqual(await left('plain', { encryptedToo: true }), { marks: false, zeros: true });
+});
+
+test('deleting an encrypted disk takes no longer the larger it is', async () => {
+  const driver = lab.driver('lvm');
+  using key = Secret.generate();
+  const timeOf = async (sizeBytes: number) => {
+    const times = [];
+    for (let i = 0; i < 3; i++) {
+      const disk = someDisk({ storage: 'lvm', encryption: 'luksv2', sizeBytes });
+      await makeDisk(lab, disk, key);
+      const started = performance.now();
+      await lab.encryptorOf('luksv2').destroy(disk, await mediumOf(driver, disk));
+      await driver.delete(disk);
+      times.push(performance.now() - started);
+    }
+    return Math.min(...times);
+  };
+  const [small, large] = [await timeOf(100 * MIB), await timeOf(10 * GIB)];
+  assert.ok(large < 3 * small, `${large} ms for 10 GiB, ${small} ms for 100 MiB`);
 });

@@ -17,6 +17,7 @@ import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
 import { FuseExports } from '#host/fuse-exports.ts';
 import { grantPrivilege } from '#host/grant.ts';
+import { defaultClearing } from '#host/storage/lvm/clear.ts';
 import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { exposePlainDisk } from '#host/storage/plaintext.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
@@ -78,7 +79,7 @@ export async function diskLab(disksDirectory?: string, cacheDirectory?: string):
   const drivers = {
     raw: rawStorage(paths),
     qcow2: qcow2Storage(paths),
-    lvm: lvmStorage({ volumeGroup: group, thinPool, noteOf: testNote }),
+    lvm: lvmStorage({ volumeGroup: group, thinPool, noteOf: testNote, clearing: defaultClearing }),
   };
   const luks = luksEncryptor({ runDirectory, exports });
   const mappings = new Mappings();

@@ -13,6 +13,7 @@ import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
 import { FuseExports } from '#host/fuse-exports.ts';
 import { grantPrivilege } from '#host/grant.ts';
 import { fillDisk } from '#host/storage/fill.ts';
+import { defaultClearing } from '#host/storage/lvm/clear.ts';
 import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
@@ -31,7 +32,7 @@ const volumeGroup = process.env.NIGHTLATCH_TEST_VOLUME_GROUP ?? '';
 const driver = {
   raw: rawStorage({ disksDirectory }),
   qcow2: qcow2Storage({ disksDirectory, cacheDirectory }),
-  lvm: lvmStorage({ volumeGroup, thinPool: null, noteOf: () => null }),
+  lvm: lvmStorage({ volumeGroup, thinPool: null, noteOf: () => null, clearing: defaultClearing }),
 }[disk.storage];
 const medium = { attachment: driver.attachment(disk), header: await driver.headerRegion(disk) };
 

@@ -57,10 +57,11 @@ export interface StorageDriver {
   delete(disk: DiskSpec): Promise<void>;
 
   /**
-   * Makes room for `disk.sizeBytes`, more than the disk had; what is on it stays. Only while it is locked.
-   * *Repeat*: fine. *Throws* disk-full.
+   * Makes room for `disk.sizeBytes`, more than the `hadBytes` it had; what is on it stays, and of a disk that is not encrypted
+   * the rest reads as zeros. Only while it is locked.
+   * *Repeat*: fine as long as nobody has seen the larger disk. *Throws* disk-full.
    */
-  grow?(disk: DiskSpec): Promise<void>;
+  grow(disk: DiskSpec, hadBytes: number): Promise<void>;
 
   /** How libvirt and QEMU reach the disk. Pure: says nothing of whether the medium exists. */
   attachment(disk: DiskSpec): DiskAttachment;

@@ -4,6 +4,7 @@ import { isUuid, type ServerId } from '#core/ids.ts';
 import { LUKS1_HEADER_BYTES, LUKS2_HEADER_BYTES } from '#core/sizes.ts';
 import { run } from '#host/exec.ts';
 import { diskName } from '#host/storage/disk-file.ts';
+import { type Clearing, clearVolume } from '#host/storage/lvm/clear.ts';
 import { type Volume, Volumes } from '#host/storage/lvm/volumes.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
 
@@ -14,6 +15,7 @@ export type LvmOptions = {
   readonly thinPool: string | null;
   /** What to note at a disk's volume when it is made (see `HeaderRegion.note`); letters, digits and `_+.:-`. */
   readonly noteOf: (disk: DiskSpec) => string | null;
+  readonly clearing: Clearing;
 };
 
 /** Marks a volume as one disk's; only a volume with its disk's own mark is ever written, grown or removed. */
@@ -29,7 +31,7 @@ const ZERO_TIMEOUT_MS = 3 * 60 * 60_000;
  * A volume is a whole number of extents; the disk is its first `blockDevice.usedBytes` bytes. Volumes that take their
  * room whole lie where others lay: an unencrypted disk is zeroed before anyone sees it, an encrypted one shows noise.
  */
-export function lvmStorage({ volumeGroup, thinPool, noteOf }: LvmOptions): StorageDriver {
+export function lvmStorage({ volumeGroup, thinPool, noteOf, clearing }: LvmOptions): StorageDriver {
   const volumes = new Volumes(volumeGroup);
   const find = async (disk: DiskSpec, doing: string): Promise<Volume | 'foreign' | null> => {
     const volume = await volumes.find(volumeName(disk), doing);
@@ -60,14 +62,19 @@ export function lvmStorage({ volumeGroup, thinPool, noteOf }: LvmOptions): Stora
     async delete(disk) {
       const doing = `Removing disk ${disk.id}`;
       const present = await find(disk, doing);
-      if (present !== null && present !== 'foreign') await volumes.remove(present.name, doing);
+      if (present === null || present === 'foreign') return;
+      // What a thin volume gives back, its pool clears before it gives it out again; to overwrite it would take room first.
+      if (thinPool === null) await clearVolume(disk, volumes.pathOf(present.name), present.sizeBytes, clearing);
+      await volumes.remove(present.name, doing);
     },
 
-    async grow(disk) {
+    async grow(disk, hadBytes) {
       const doing = `Growing disk ${disk.id}`;
       const present = await find(disk, doing);
       if (present === null || present === 'foreign') throw missing(disk, volumes, present);
       if (present.sizeBytes < usedBytes(disk)) await volumes.extend(present.name, usedBytes(disk), doing);
+      if (thinPool !== null || disk.encryption !== null) return;
+      await zeroOut(volumes.pathOf(present.name), hadBytes, disk.sizeBytes - hadBytes, doing);
     },
 
     attachment: (disk) => ({
@@ -119,7 +126,12 @@ function usedBytes(disk: DiskSpec): number {
 
 async function zero(disk: DiskSpec, path: string, doing: string): Promise<void> {
   const length = disk.encryption === null ? usedBytes(disk) : Math.min(OLD_HEADER_BYTES, usedBytes(disk));
-  await run('blkdiscard', ['--zeroout', '--length', String(length), path], { doing, timeoutMs: ZERO_TIMEOUT_MS });
+  await zeroOut(path, 0, length, doing);
+}
+
+async function zeroOut(path: string, offset: number, length: number, doing: string): Promise<void> {
+  const range = ['--offset', String(offset), '--length', String(length)];
+  await run('blkdiscard', ['--zeroout', ...range, path], { doing, timeoutMs: ZERO_TIMEOUT_MS });
 }
 
 function missing(disk: DiskSpec, volumes: Volumes, present: 'foreign' | null): NightlatchError {

@@ -36,6 +36,11 @@ export class Volumes {
     return Number((await this.#report('vgs', ['-o', 'vg_size'], doing)).trim());
   }
 
+  /** What is left of the group, in bytes. */
+  async groupRoom(doing: string): Promise<{ readonly freeBytes: number }> {
+    return { freeBytes: Number((await this.#report('vgs', ['-o', 'vg_free'], doing)).trim()) };
+  }
+
   /**
    * Makes a volume of at least `sizeBytes`, with its tags from the first moment; signatures of what lay there earlier are
    * wiped. `pool`: the thin pool it takes its room from, or null. *Throws* disk-full.

@@ -7,6 +7,7 @@ import type { HostPath } from '#core/ids.ts';
 import { run } from '#host/exec.ts';
 import { hasCode, readUpTo, syncFolder, tellingDiskFull, writeAll } from '#host/files.ts';
 import { diskFile, makeDiskFolder, removeDiskFile } from '#host/storage/disk-file.ts';
+import { growImage } from '#host/storage/qcow2/grow.ts';
 import {
   type EncryptionHeaderPointer,
   findEncryptionHeader,
@@ -60,6 +61,14 @@ export function qcow2Storage({
 
     delete: (disk) => removeDiskFile(disksDirectory, disk),
 
+    async grow(disk) {
+      const doing = `Growing disk ${disk.id}`;
+      await tellingDiskFull(doing, disksDirectory, async () => {
+        if (disk.encryption === null) await resizePlain(disk, fileOf(disk), doing);
+        else await growImage(fileOf(disk), disk.sizeBytes, doing);
+      });
+    },
+
     attachment: (disk) => ({ path: fileOf(disk), format: 'qcow2' }),
 
     headerRegion: (disk) => headerRegion(disk, fileOf(disk)),
@@ -72,6 +81,12 @@ async function createPlain(disk: DiskSpec, path: HostPath, backing: HostPath | n
     doing: `Creating disk ${disk.id}`,
     timeoutMs: QEMU_IMG_TIMEOUT_MS,
   });
+}
+
+/** QEMU refuses to make an image smaller unless told otherwise. */
+async function resizePlain(disk: DiskSpec, path: HostPath, doing: string): Promise<void> {
+  const args = ['resize', '-q', '-f', 'qcow2', path, String(disk.sizeBytes)];
+  await run('qemu-img', args, { doing, timeoutMs: QEMU_IMG_TIMEOUT_MS });
 }
 
 /** Resizes before the backing file is named, so that all beyond the image's end reads as zeros. */

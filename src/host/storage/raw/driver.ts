@@ -37,6 +37,11 @@ export function rawStorage({ disksDirectory }: { readonly disksDirectory: HostPa
 
     delete: (disk) => removeDiskFile(disksDirectory, disk),
 
+    grow: (disk) =>
+      tellingDiskFull(`Growing disk ${disk.id}`, disksDirectory, () =>
+        growSparse(fileOf(disk), disk.sizeBytes + headerBytes(disk)),
+      ),
+
     attachment: (disk) => ({ path: fileOf(disk), format: 'raw' }),
 
     async headerRegion(disk) {
@@ -63,6 +68,12 @@ async function createSparse(path: HostPath, sizeBytes: number): Promise<void> {
   await file.truncate(sizeBytes);
   await file.sync();
   await syncFolder(dirname(path));
+}
+
+async function growSparse(path: HostPath, sizeBytes: number): Promise<void> {
+  await using file = await open(path, 'r+');
+  if ((await file.stat()).size < sizeBytes) await file.truncate(sizeBytes);
+  await file.sync();
 }
 
 async function fileSize(path: HostPath): Promise<number | null> {

@@ -1,0 +1,54 @@
+import type { DiskSpec } from '#core/disk.ts';
+import type { EncryptionFormat } from '#core/encryption-intent.ts';
+import { describeError } from '#core/errors.ts';
+import type { DiskId, ServerId } from '#core/ids.ts';
+import { Secret } from '#core/secret.ts';
+import { MIB } from '#core/sizes.ts';
+import type { Encryptor } from '#host/encryption/encryptor.ts';
+import type { StorageDriver } from '#host/storage/storage-driver.ts';
+
+export type ProbedFormats = {
+  readonly able: readonly EncryptionFormat[];
+  /** Why each of the others is not, in words. */
+  readonly problems: readonly string[];
+};
+
+/** Always the same, so that what a crash leaves of one probe is replaced and removed by the next. */
+const NOBODY = '00000000-0000-4000-8000-000000000000' as ServerId;
+const PROBE = '00000000-0000-4000-8000-000000000001' as DiskId;
+
+/** Which encryption formats really work on a host's storage: of each, a small disk is made, opened, locked and removed. */
+export async function probeFormats(
+  storage: DiskSpec['storage'],
+  driver: StorageDriver,
+  encryptorOf: (format: EncryptionFormat) => Encryptor | undefined,
+): Promise<ProbedFormats> {
+  const able: EncryptionFormat[] = [];
+  const problems: string[] = [];
+  for (const encryption of driver.capabilities.formats) {
+    const encryptor = encryptorOf(encryption);
+    if (!encryptor) continue;
+    const kind = { role: 'ephemeral', ordinal: 0, generation: 0, sizeBytes: MIB, storage, encryption } as const;
+    try {
+      await tryOut({ ...kind, id: PROBE, serverId: NOBODY }, driver, encryptor);
+      able.push(encryption);
+    } catch (error) {
+      problems.push(`Encryption format ${encryption} does not work here: ${describeError(error)}`);
+    }
+  }
+  return { able, problems };
+}
+
+async function tryOut(disk: DiskSpec, driver: StorageDriver, encryptor: Encryptor): Promise<void> {
+  using key = Secret.generate();
+  await encryptor.lock(disk);
+  await driver.create(disk, null);
+  try {
+    const medium = { attachment: driver.attachment(disk), header: await driver.headerRegion(disk) };
+    await encryptor.format(disk, medium, key);
+    await encryptor.unlock(disk, medium, key);
+    await encryptor.lock(disk);
+  } finally {
+    await driver.delete(disk);
+  }
+}

@@ -1,9 +1,14 @@
 import type { Comparison } from './comparison.ts';
 import { benchDiskCreate, benchDiskOpen } from './disks.ts';
+import { benchLvm } from './lvm.ts';
+import { benchPanic } from './panic.ts';
 import { benchServerStart, benchSuspendResume } from './servers.ts';
 
 /** Takes its times, telling how it goes on in lines. */
-export type Bench = (progress: (line: string) => void) => Promise<Comparison[]>;
+export type Bench = (progress: (line: string) => void, where: BenchPlace) => Promise<Comparison[]>;
+
+/** `volumeGroup`: one of this machine's own to measure on; null: one in a second kernel. */
+export type BenchPlace = { readonly volumeGroup: string | null };
 
 /** What encryption costs, and what the stock way of it would. */
 export const benches = {
@@ -11,6 +16,8 @@ export const benches = {
   'disk-open': benchDiskOpen,
   'server-start': benchServerStart,
   'suspend-resume': benchSuspendResume,
+  panic: benchPanic,
+  lvm: benchLvm,
 } as const satisfies Record<string, Bench>;
 
 export type BenchName = keyof typeof benches;

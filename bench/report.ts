@@ -20,7 +20,9 @@ function renderVerdict(verdict: Verdict): string[] {
     ([what = '', ms = '', spread = '']) =>
       `  ${what.padEnd(widths[0] ?? 0)}  ${ms.padStart(widths[1] ?? 0)}  ${spread}`,
   );
-  const outcome = `ratio ${asRatio(ratio)}, expected at most ${asRatio(target)}: ${isMet ? 'met' : 'MISSED'}`;
+  const expected =
+    target === null ? 'nothing expected' : `expected at most ${asRatio(target)}: ${isMet ? 'met' : 'MISSED'}`;
+  const outcome = `ratio ${asRatio(ratio)}, ${expected}`;
   return [`${bench}: ${outcome}`, ...rendered];
 }
 

@@ -23,6 +23,7 @@ const variants: Readonly<Record<string, Variant>> = {
       { file: 'test/second-kernel/lvm-volumes.test.ts', covering: true },
       { file: 'test/second-kernel/lvm-service.test.ts' },
       { file: 'test/second-kernel/lvm-host.test.ts' },
+      { file: 'test/second-kernel/lvm-legacy.test.ts' },
       { file: 'test/contract/storage-driver.test.ts' },
       { file: 'test/contract/encryptor.test.ts' },
       { file: 'test/contract/disk-fill.test.ts' },

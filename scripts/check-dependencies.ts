@@ -52,6 +52,7 @@ const rootHelper = {
     ...['root-helper/main.ts', 'root-helper/serve.ts', 'root-helper/socket.ts'],
     ...['config/load.ts', 'config/schema.ts'],
     ...[
+      'core/address.ts',
       'core/disk.ts',
       'core/encryption-intent.ts',
       'core/errors.ts',
@@ -73,6 +74,14 @@ const driverFolders = [
   /^keys\/([^/]+)\/.+/,
 ];
 
+/**
+ * Programs of which a whole room must be absent, wherever it may be imported from: a host can ask for no key, because its
+ * agent has no code for it.
+ */
+const closures: Readonly<Record<string, readonly string[]>> = {
+  'cli/host-agent.ts': ['keys', 'db', 'operations', 'api', 'identity', 'images', 'placement'],
+};
+
 const IMPORT = /(?:from|import)\s*\(?\s*'([^']+)'/g;
 
 /** A whole statement, so that no other text is taken for one. */
@@ -88,6 +97,7 @@ export async function checkDependencies(): Promise<string[]> {
       if (target !== null) problems.push(...judge(file, target));
     }
   }
+  for (const [entry, absent] of Object.entries(closures)) problems.push(...(await judgeClosure(entry, absent)));
   return [...problems, ...(await checkRootHelper())];
 }
 
@@ -108,6 +118,24 @@ async function checkRootHelper(): Promise<string[]> {
     ...[...packages].filter((name) => !(rootHelper.packages as readonly string[]).includes(name)),
   ];
   return strangers.map((name) => `the root helper would load ${name}: it may have only what is listed for it`);
+}
+
+/** Follows every import of a value from `entry` on; a type alone brings no code. */
+async function judgeClosure(entry: string, absent: readonly string[]): Promise<string[]> {
+  const cameFrom = new Map<string, string>([[entry, '']]);
+  const problems: string[] = [];
+  for (const file of cameFrom.keys()) {
+    if (absent.some((room) => file.startsWith(`${room}/`))) {
+      problems.push(`src/${entry} must not load ${file}, which ${cameFrom.get(file)} imports`);
+      continue;
+    }
+    const text = (await readFile(`src/${file}`, 'utf8')).replace(/^import type .*?;$/gms, '');
+    for (const [, specifier = ''] of text.matchAll(IMPORT)) {
+      const target = resolve(file, specifier);
+      if (target !== null && !cameFrom.has(target)) cameFrom.set(target, `src/${file}`);
+    }
+  }
+  return problems;
 }
 
 function judge(file: string, target: string): string[] {

@@ -1,15 +1,8 @@
 import { Command, Option } from 'commander';
-import { listAudit, verifyAuditLog } from '#cli/audit.ts';
-import { doctor } from '#cli/doctor.ts';
-import { lockHost } from '#cli/host-lock.ts';
-import { listHostsCommand } from '#cli/hosts.ts';
-import { listLeases } from '#cli/leases.ts';
-import { serve } from '#cli/serve.ts';
-import { tour } from '#cli/tour/tour.ts';
 import { failWith, outputFormats } from '#cli/ui.ts';
 
 /** Every command ends with an exit code of its own: 0 done, 1 failed, 2 used wrongly. */
-type Action<Options> = (options: Options) => Promise<number>;
+type Action<Args extends readonly unknown[]> = (...args: Args) => Promise<number>;
 
 const config = new Option('--config <file>', 'configuration file (default: /etc/nightlatch/nightlatch.toml, if there)');
 const format = new Option('-f, --format <format>', 'how to print').choices(outputFormats).default('table');
@@ -19,13 +12,17 @@ function buildProgram(): Command {
     .description('Encrypted virtual machines behind the OpenStack APIs: every disk has its own key.')
     .exitOverride()
     .showHelpAfterError('hint: nightlatch --help');
-  program.command('serve').description('run the service').addOption(config).action(ending(serve));
+  program
+    .command('serve')
+    .description('run the service')
+    .addOption(config)
+    .action(ending(async () => (await import('#cli/serve.ts')).serve));
   program
     .command('doctor')
     .description('check whether this host can do what Nightlatch needs')
     .addOption(config)
     .addOption(format)
-    .action(ending(doctor));
+    .action(ending(async () => (await import('#cli/doctor.ts')).doctor));
   program
     .command('tour')
     .description('show the main job step by step, against the real service')
@@ -34,14 +31,14 @@ function buildProgram(): Command {
     .addOption(new Option('--images-type <type>', 'how disks are stored').choices(['raw', 'qcow2']).default('qcow2'))
     .option('--json', 'one JSON object a step', false)
     .option('--exit', 'end after the last step instead of serving on', false)
-    .action(ending(tour));
+    .action(ending(async () => (await import('#cli/tour/tour.ts')).tour));
   const lease = program.command('key').description('keys').command('lease').description('which keys are where');
   lease
     .command('list')
     .description('the live leases: which disk’s key is on which host, and why')
     .addOption(config)
     .addOption(format)
-    .action(ending(listLeases));
+    .action(ending(async () => (await import('#cli/leases.ts')).listLeases));
   const audit = program.command('audit').description('the record of every key released');
   audit
     .command('list')
@@ -49,19 +46,40 @@ function buildProgram(): Command {
     .option('--limit <count>', 'how many', '50')
     .addOption(config)
     .addOption(format)
-    .action(ending(listAudit));
+    .action(ending(async () => (await import('#cli/audit.ts')).listAudit));
   audit
     .command('verify')
     .description('check that no record was changed, moved or removed')
     .addOption(config)
-    .action(ending(verifyAuditLog));
-  const host = program.command('host').description('compute hosts');
+    .action(ending(async () => (await import('#cli/audit.ts')).verifyAuditLog));
+  program
+    .command('host-agent')
+    .description('run the agent of a compute host that another machine controls')
+    .addOption(config)
+    .action(ending(async () => (await import('#cli/host-agent.ts')).hostAgent));
+  addHostCommands(program.command('host').description('compute hosts'));
+  return program;
+}
+
+function addHostCommands(host: Command): void {
   host
     .command('list')
     .description('the hosts with their traits')
     .addOption(config)
     .addOption(format)
-    .action(ending(listHostsCommand));
+    .action(ending(async () => (await import('#cli/hosts.ts')).listHostsCommand));
+  host
+    .command('enroll <name>')
+    .description('let another machine be a host: make its certificate and make it known')
+    .requiredOption('--address <address:port>', 'where its agent will listen')
+    .requiredOption('--out <directory>', 'where to write the files it needs')
+    .addOption(config)
+    .action(ending(async () => (await import('#cli/hosts.ts')).enrollHostCommand));
+  host
+    .command('remove <name>')
+    .description('forget a host on which no servers are')
+    .addOption(config)
+    .action(ending(async () => (await import('#cli/hosts.ts')).removeHostCommand));
   host
     .command('lock')
     .description('end every guest on this host at once and lock everything')
@@ -69,13 +87,14 @@ function buildProgram(): Command {
     .option('--yes', 'do not ask', false)
     .addOption(config)
     .addOption(format)
-    .action(ending(lockHost));
-  return program;
+    .action(ending(async () => (await import('#cli/host-lock.ts')).lockHost));
 }
 
-function ending<Options>(action: Action<Options>): (options: Options) => Promise<void> {
-  return async (options) => {
-    process.exitCode = await action(options);
+/** A command loads its own code and no other's: the agent of a host has none for asking for keys. */
+function ending<Args extends readonly unknown[]>(load: () => Promise<Action<Args>>): (...args: Args) => Promise<void> {
+  return async (...args) => {
+    const action = await load();
+    process.exitCode = await action(...args);
   };
 }
 

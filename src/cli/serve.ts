@@ -1,4 +1,5 @@
 import pino from 'pino';
+import { untilSignalled } from '#cli/signals.ts';
 import { failWith, say } from '#cli/ui.ts';
 import { loadConfig } from '#config/load.ts';
 import { startService } from '#main/service.ts';
@@ -10,7 +11,7 @@ const STOP_TIMEOUT_MS = 15_000;
 export async function serve({ config: file }: { config?: string }): Promise<number> {
   const config = await loadConfig(file ?? null);
   const log = pino({ level: config.log.level }, pino.destination({ fd: 2, sync: true }));
-  const stopped = signalled();
+  const stopped = untilSignalled();
   const service = await startService(config, log);
   say(`nightlatch serves at ${service.url}`);
   say(`log in with: OS_CLIENT_CONFIG_FILE=${service.cloudsFile} openstack --os-cloud nightlatch token issue`);
@@ -28,10 +29,4 @@ export async function serve({ config: file }: { config?: string }): Promise<numb
   // Libraries may keep a timer or a socket open; everything of ours is closed by now.
   setTimeout(() => process.exit(), 1000).unref();
   return typeof end === 'string' ? 0 : 1;
-}
-
-function signalled(): Promise<string> {
-  return new Promise((resolve) => {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => resolve(signal));
-  });
 }

@@ -1,5 +1,6 @@
 import { hostname } from 'node:os';
 import { z } from 'zod';
+import { ADDRESS_AND_PORT } from '#core/address.ts';
 import { storageFormats } from '#core/disk.ts';
 import { encryptionFormats } from '#core/encryption-intent.ts';
 
@@ -14,6 +15,10 @@ const defaults = z.strictObject({
     .min(1)
     .default(hostname())
     .describe('Name of this compute host. The machine’s host name when absent.'),
+  local_host: z
+    .boolean()
+    .default(true)
+    .describe('Whether `nightlatch serve` runs guests on its own machine too. `false`: on enrolled hosts only.'),
   shutdown_timeout: z
     .number()
     .int()
@@ -43,7 +48,7 @@ const defaults = z.strictObject({
 const api = z.strictObject({
   listen: z
     .string()
-    .regex(/^(\[[0-9a-fA-F:]+\]|[^:[\]]+):\d{1,5}$/, 'must be ADDRESS:PORT')
+    .regex(ADDRESS_AND_PORT, 'must be ADDRESS:PORT')
     .default('127.0.0.1:5000')
     .describe('Where the APIs are served, ADDRESS:PORT. Port 0 takes a free one.'),
   public_url: z
@@ -156,6 +161,23 @@ const privilege = z.strictObject({
     ),
 });
 
+const hostAgent = z.strictObject({
+  listen: z
+    .string()
+    .regex(ADDRESS_AND_PORT, 'must be ADDRESS:PORT')
+    .default('0.0.0.0:5090')
+    .describe('Where `nightlatch host-agent` waits for the control plane, ADDRESS:PORT. Port 0 takes a free one.'),
+  certificate: z
+    .string()
+    .default('/etc/nightlatch/host.crt')
+    .describe('The certificate of this host, as `nightlatch host enroll` wrote it.'),
+  key: z.string().default('/etc/nightlatch/host.key').describe('Its key.'),
+  ca: z
+    .string()
+    .default('/etc/nightlatch/ca.crt')
+    .describe('The certificate of the authority that signed it and the control plane’s.'),
+});
+
 const log = z.strictObject({
   level: z.enum(['debug', 'info', 'warn', 'error']).default('info').describe('The least urgent lines to log.'),
 });
@@ -170,6 +192,7 @@ export const configSchema = z.strictObject({
   libvirt: libvirt.prefault({}),
   ephemeral_storage_encryption: encryption.prefault({}),
   privilege: privilege.prefault({}),
+  host_agent: hostAgent.prefault({}),
   log: log.prefault({}),
 });
 

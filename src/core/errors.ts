@@ -57,6 +57,11 @@ const catalogue = {
     retry: 'after-change',
     text: 'Server {server} is on no host: its creation failed before it was given one. Delete it and create it again.',
   },
+  'host-unavailable': {
+    status: 503,
+    retry: 'later',
+    text: 'Asking host {host} to {doing} failed: {reason}. Guests there run on. Check that "nightlatch host-agent" runs on it and that the network between is up, then try again.',
+  },
   'key-unavailable': {
     status: 500,
     retry: 'later',

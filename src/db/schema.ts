@@ -122,6 +122,10 @@ type HostsTable = {
   /** The boot of the host whose guests the servers' rows speak of; null: nobody has looked yet. */
   boot_id: string | null;
   seen_at: Time;
+  /** ADDRESS:PORT of its agent; null: this very machine. */
+  address: string | null;
+  /** SHA-256 of the certificate it was enrolled with; null: this very machine. */
+  certificate: string | null;
 };
 
 /** What a server keeps of the flavor it was made from, so that the flavor may change or go. */

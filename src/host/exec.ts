@@ -47,6 +47,7 @@ const programs = {
   mcopy: 'mtools',
   sfdisk: 'fdisk',
   syslinux: 'syslinux',
+  openssl: 'openssl',
   openstack: 'python3-openstackclient',
   useradd: 'passwd',
   prlimit: 'util-linux',

@@ -1,3 +1,4 @@
+import { access } from 'node:fs/promises';
 import type { Config } from '#config/schema.ts';
 import { describeError } from '#core/errors.ts';
 import type { HostName, HostPath } from '#core/ids.ts';
@@ -35,6 +36,9 @@ export async function lockThisHost(config: Config, tell: (line: string) => void)
   if (config.libvirt.connection_uri === '') await PrivateLibvirt.endLeftOver(privateLibvirt(paths));
   tell('ending every guest, locking every disk');
   await withParts(config, paths, (parts) => lockEverything(host, parts, () => 0));
+  if (!(await hasDatabase(config, paths))) {
+    return tell('no guest runs, no disk is unlocked; its control plane closes the leases when it can reach it');
+  }
   tell('no guest runs, no disk is unlocked; closing leases');
   await using state = await openState(config, 'visit');
   const open = (await liveLeases(state.db)).filter((lease) => lease.host === host).map((lease) => lease.disk_id);
@@ -45,8 +49,18 @@ export async function lockThisHost(config: Config, tell: (line: string) => void)
 export async function proveLocked(config: Config): Promise<ProofLine[]> {
   const paths = statePaths(config.DEFAULT.state_path);
   const found = await withParts(config, paths, findOpen);
+  if (!(await hasDatabase(config, paths))) return openKinds.map((what) => ({ what, found: found[what] }));
   const leases = await openLeases(config).catch((error: unknown) => new Error(describeError(error)));
   return [...openKinds.map((what) => ({ what, found: found[what] })), { what: 'live leases', found: leases }];
+}
+
+/** A machine on which only the agent runs has none; leases are the control plane's. */
+async function hasDatabase(config: Config, paths: StatePaths): Promise<boolean> {
+  if (config.database.connection !== '') return true;
+  return access(paths.database).then(
+    () => true,
+    () => false,
+  );
 }
 
 async function openLeases(config: Config): Promise<string[]> {

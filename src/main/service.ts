@@ -8,11 +8,11 @@ import { imageService } from '#api/image/service.ts';
 import { operatorService } from '#api/operator/service.ts';
 import { buildApi } from '#api/server.ts';
 import type { Config } from '#config/schema.ts';
+import { splitAddress } from '#core/address.ts';
 import { describeError } from '#core/errors.ts';
 import type { HostName } from '#core/ids.ts';
-import { recordBoot, saveHost } from '#db/hosts.ts';
+import { recordBoot } from '#db/hosts.ts';
 import type { LocalHostAgent } from '#host/agent.ts';
-import type { HostFacts } from '#host/host-agent.ts';
 import { bootstrapIdentity } from '#identity/builtin/bootstrap.ts';
 import { BuiltinIdentity } from '#identity/builtin/builtin-identity.ts';
 import { FileImageStore } from '#images/builtin/file-image-store.ts';
@@ -20,6 +20,7 @@ import { KeyService } from '#keys/key-service.ts';
 import { LocalKeyStore } from '#keys/local/key-store.ts';
 import { readRootKey } from '#keys/local/root-key.ts';
 import { updateAuthUrl, writeCloudsYaml } from '#main/clouds-yaml.ts';
+import { Hosts } from '#main/hosts.ts';
 import { openLocalHost } from '#main/local-host.ts';
 import { noteServiceProcess } from '#main/service-process.ts';
 import { openState, type State } from '#main/state.ts';
@@ -50,9 +51,9 @@ export async function startService(config: Config, log: Logger): Promise<Service
     sizeCapBytes: config.DEFAULT.image_size_cap,
     destroyKey: (image, requestId) => keys.destroyImageKey(image, requestId),
   });
-  const { agent } = undo.use(await openLocalHost(config, state.paths, log));
-  await noteServiceProcess(state.paths);
-  const name = config.DEFAULT.host as HostName;
+  const hosts = undo.use(new Hosts({ db: state.db, authority: state.paths.authority, log }));
+  const local = config.DEFAULT.local_host ? undo.use(await openLocalHost(config, state.paths, log)).agent : null;
+  if (local) await noteServiceProcess(state.paths);
 
   const engine = new Engine(state.pool, log);
   const context: OperationContext = {
@@ -62,31 +63,21 @@ export async function startService(config: Config, log: Logger): Promise<Service
     engine,
     shutdownTimeoutMs: config.DEFAULT.shutdown_timeout * 1000,
     shelvedOffloadSeconds: config.DEFAULT.shelved_offload_time,
-    agent: () => agent,
+    agent: (host) => hosts.agent(host),
   };
   for (const operation of serverOperations(context)) engine.register(operation);
   const operations = new DurableServerOperations(context, engine);
   const follower = new HostFollower({ context, engine, operations, log });
   const locker = new HostLocker({ context, operations, follower });
 
-  await agent.lockStrays();
-  const { bootId } = await reportHost(state, name, agent, log);
-  if (config.DEFAULT.resume_guests_state_on_host_boot && !(await agent.isLockedDown())) {
-    follower.startAgain(await activeBeforeBoot(state.db, name, bootId));
-  }
-  // Nobody waits for it: what it could not do, the first server does, or fails with its reason.
-  agent
-    .prepare()
-    .catch((error: unknown) => log.warn({ err: error }, `preparing the host failed: ${describeError(error)}`));
-  undo.defer(follower.follow(name, agent));
+  const seenTo = { config, db: state.db, hosts, follower, locker, log };
+  const settleLocal = local ? await takeUpLocal(local, seenTo, undo) : async () => {};
+  await hosts.connect();
   await engine.launch();
   undo.defer(() => engine.stop());
   await follower.resumeOperations();
-  await follower.reconcile(name, agent);
-  // Only now: until every server is being seen to, the next start has to begin again.
-  await recordBoot(state.db, name, bootId);
-  follower.startAgain([]);
-  await finishLocking(locker, name, log);
+  await settleLocal();
+  await takeUpEnrolled(seenTo);
 
   const api = undo.adopt(buildServices(config, state, images, { operations, hosts: locker }, log), (app) =>
     app.close(),
@@ -98,30 +89,64 @@ export async function startService(config: Config, log: Logger): Promise<Service
   return { url, cloudsFile: paths.clouds, lost, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }
 
+type SeenTo = {
+  readonly config: Config;
+  readonly db: State['db'];
+  readonly hosts: Hosts;
+  readonly follower: HostFollower;
+  readonly locker: HostLocker;
+  readonly log: Logger;
+};
+
+/** Puts this machine in order and follows it. What is returned is to be done once operations go on. */
+async function takeUpLocal(agent: LocalHostAgent, seenTo: SeenTo, undo: AsyncDisposableStack) {
+  const { config, db, hosts, follower, locker, log } = seenTo;
+  const name = config.DEFAULT.host as HostName;
+  await agent.lockStrays();
+  const { bootId } = await hosts.addLocal(name, agent);
+  if (config.DEFAULT.resume_guests_state_on_host_boot && !(await agent.isLockedDown())) {
+    follower.startAgain(await activeBeforeBoot(db, name, bootId));
+  }
+  // Nobody waits for it: what it could not do, the first server does, or fails with its reason.
+  agent
+    .prepare()
+    .catch((error: unknown) => log.warn({ err: error }, `preparing the host failed: ${describeError(error)}`));
+  undo.defer(follower.follow(name, agent));
+  return async () => {
+    await follower.reconcile(name, agent);
+    // Only now: until every server is being seen to, the next start has to begin again.
+    await recordBoot(db, name, bootId);
+    follower.startAgain([]);
+    await finishLocking(locker, name, log);
+  };
+}
+
+/** Follows the hosts on other machines, now and whenever they come back. */
+async function takeUpEnrolled({ hosts, follower, locker, log }: SeenTo): Promise<void> {
+  hosts.follow((name, agent) => {
+    const unfollow = follower.follow(name, agent);
+    // A lock that the loss of the host cut short goes on.
+    const unlisten = agent.onEvent(({ kind }) => {
+      if (kind === 'look-again') void finishLocking(locker, name, log);
+    });
+    return () => {
+      unfollow();
+      unlisten();
+    };
+  });
+  for (const { name, agent } of hosts.connected()) {
+    // One that is lost this moment is looked at again when it is back.
+    await follower.reconcile(name, agent).catch((error: unknown) => log.warn(describeError(error)));
+    await finishLocking(locker, name, log);
+  }
+}
+
 /** When that fails the host stays closed: servers are served, and none can be started. */
 async function finishLocking(locker: HostLocker, host: HostName, log: Logger): Promise<void> {
   const tell = (line: string) => log.warn({ host }, `locking host ${host}: ${line}`);
   await locker.finish(host, 'req-nightlatch-lock', tell).catch((error: unknown) => {
     log.error({ host, err: error }, `locking host ${host} failed: ${describeError(error)}`);
   });
-}
-
-async function reportHost(state: State, name: HostName, agent: LocalHostAgent, log: Logger): Promise<HostFacts> {
-  const facts = await agent.describe();
-  for (const problem of facts.problems) log.warn({ host: name }, problem);
-  await saveHost(state.db, {
-    name,
-    traits: [...facts.traits],
-    vcpus: facts.vcpus,
-    memory_mib: facts.memoryMib,
-    disk_gib: facts.diskGib,
-    virt_type: facts.virtType,
-    storage: facts.storage,
-    default_encryption_format: facts.defaultEncryptionFormat,
-    undecided_encryption_format: facts.undecidedEncryptionFormat,
-    seen_at: new Date(),
-  });
-  return facts;
 }
 
 function buildServices(
@@ -147,9 +172,8 @@ function buildServices(
 }
 
 async function listen(api: FastifyInstance, config: Config): Promise<string> {
-  const colon = config.api.listen.lastIndexOf(':');
-  const host = config.api.listen.slice(0, colon).replace(/^\[|\]$/g, '');
-  await api.listen({ host, port: Number(config.api.listen.slice(colon + 1)) });
+  const { address: host, port: wanted } = splitAddress(config.api.listen);
+  await api.listen({ host, port: wanted });
   const { port } = api.server.address() as AddressInfo;
   return config.api.public_url || `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
 }

@@ -8,6 +8,8 @@ export function statePaths(directory: string) {
     /** PostgreSQL's data, and its socket. */
     database: at('postgresql'),
     rootKey: at('root.key'),
+    /** Signs the certificates of hosts; made when the first one is enrolled. */
+    authority: at('authority'),
     /** How the first admin logs in, for the `openstack` client. */
     clouds: at('clouds.yaml'),
     /** Images as users uploaded them. */

@@ -1,15 +1,11 @@
-import { sql } from 'kysely';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostName, ServerId } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
-import { type Host, hostUse, listHosts } from '#db/hosts.ts';
+import { type Host, hostUse, isUp, listHosts, lockPlacement } from '#db/hosts.ts';
 import { type Candidate, chooseHost, type Demand } from '#placement/choose-host.ts';
 
-/** Any constant: placements wait for each other under this advisory lock, so that no room is given away twice. */
-const PLACEMENT_LOCK = 0x6e6c_706c;
-
 /**
- * Chooses a host with room for all of `demand`. `placed`: the room is for this server and must be on its host; its CPUs
+ * Chooses a host that is up, with room for all of `demand`. `placed`: the room is for this server and must be on its host; its CPUs
  * and memory there are asked for again, its disks are not. For a transaction that also writes down what takes the room:
  * until it ends nobody else is given any.
  * *Throws* no-valid-host.
@@ -19,8 +15,8 @@ export async function findRoom(
   demand: Demand,
   placed: { readonly id: ServerId; readonly host: HostName } | null = null,
 ): Promise<Host> {
-  await sql`select pg_advisory_xact_lock(${PLACEMENT_LOCK})`.execute(tx);
-  const hosts = (await listHosts(tx)).filter(({ name }) => placed === null || name === placed.host);
+  await lockPlacement(tx);
+  const hosts = (await listHosts(tx)).filter((host) => isUp(host) && (placed === null || host.name === placed.host));
   const choice = chooseHost(await Promise.all(hosts.map((host) => candidate(tx, host, placed?.id ?? null))), demand);
   if (choice.host === null) throw new NightlatchError('no-valid-host', { reason: choice.reason });
   const host = hosts.find(({ name }) => name === choice.host);

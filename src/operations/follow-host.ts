@@ -37,6 +37,8 @@ export class HostFollower {
   /** Follows a host's events, and looks now and then, until the returned function is called. */
   follow(name: HostName, agent: HostAgent): () => void {
     const tell = (error: unknown) => {
+      // Whoever keeps the connection has told it, once.
+      if (error instanceof NightlatchError && error.code === 'host-unavailable') return;
       this.#parts.log.error({ host: name, err: error }, `following host ${name} failed: ${describeError(error)}`);
     };
     const stop = agent.onEvent((event) => this.#handle(name, agent, event).catch(tell));
@@ -118,8 +120,10 @@ export class HostFollower {
   }
 
   async #handle(name: HostName, agent: HostAgent, event: HostEvent): Promise<void> {
-    if (event.kind === 'look-again') await this.reconcile(name, agent);
-    else await this.#followEnd(event.serverId, agent);
+    if (event.kind === 'server-ended') return await this.#followEnd(event.serverId, agent);
+    // What ended while the host could not be asked how its server is, is given back now.
+    await this.resumeOperations();
+    await this.reconcile(name, agent);
   }
 
   /** An operation under way may have ended the guest itself, or may be about to call the server active: wait, look again. */

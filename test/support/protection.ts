@@ -89,7 +89,7 @@ export class ProtectionWatch {
     const facts = [
       await this.#isInQemu(),
       await this.#isInKernel(),
-      (await libvirtSecrets(this.#lab.service)).length > 0,
+      (await libvirtSecrets(this.#lab.service.stateDirectory)).length > 0,
       (await this.#lab.leasesOf(this.#server)) > 0,
       await this.#isStored(),
       await this.#isReadable(),

@@ -19,6 +19,8 @@ export type ServiceOptions = {
   readonly home?: string;
   /** More lines of the group `DEFAULT`. */
   readonly defaults?: string;
+  /** Whether it runs guests on its own machine. */
+  readonly localHost?: boolean;
   /** More TOML, whole groups. */
   readonly more?: string;
   /** Called with the state directory, which does not exist yet, before the first start. */
@@ -166,13 +168,14 @@ const volumeOptions = [
 
 function configText(
   { stateDirectory, imagesType }: TestService,
-  { shutdownTimeout, defaults, more }: ServiceOptions,
+  { shutdownTimeout, localHost, defaults, more }: ServiceOptions,
 ): string {
   return [
     '[DEFAULT]',
     `state_path = "${stateDirectory}"`,
     'host = "testhost"',
     `shutdown_timeout = ${shutdownTimeout ?? 20}`,
+    `local_host = ${localHost ?? true}`,
     defaults ?? '',
     '[api]',
     'listen = "127.0.0.1:0"',

@@ -15,9 +15,10 @@ import { findVolumeStrays } from '#test/support/volume-strays.ts';
 /**
  * Everything that does not belong: secrets without a disk or an image and either without its secret, files without a row
  * and rows without a file (see `findVolumeStrays` for logical volumes), guests without an active server, leases of servers
- * that do not run, disks left unlocked, libvirt secrets. Empty when all is as it should be.
+ * that do not run, disks left unlocked, libvirt secrets. Empty when all is as it should be. The one
+ * host has its data directory at `hostDirectory`.
  */
-export async function findStrays(service: TestService): Promise<string[]> {
+export async function findStrays(service: TestService, hostDirectory = service.stateDirectory): Promise<string[]> {
   await using db = openDatabase(
     connectPool({ host: join(service.stateDirectory, 'postgresql'), user: 'nightlatch', database: 'nightlatch' }),
   );
@@ -26,7 +27,7 @@ export async function findStrays(service: TestService): Promise<string[]> {
   const disks = (await db.selectFrom('disks').selectAll().execute()).filter((row) => row.state !== 'destroyed');
   const secrets = await db.selectFrom('secrets').selectAll().execute();
   const leases = await db.selectFrom('leases').selectAll().where('closed_at', 'is', null).execute();
-  const files = await diskFiles(service);
+  const files = await diskFiles(hostDirectory);
 
   for (const server of servers.values()) {
     if (server.operation !== null) strays.push(`server ${server.name} is still in ${server.task_state}`);
@@ -68,15 +69,15 @@ export async function findStrays(service: TestService): Promise<string[]> {
   const attached = running.flatMap(({ id }) => guestDisks(disks.filter((disk) => disk.server_id === id).map(asDisk)));
   const encrypted = attached.filter((disk) => disk.encryption !== null);
   if (leases.length !== encrypted.length) strays.push(`${leases.length} leases for ${encrypted.length} disks in use`);
-  const guests = (await guestsOf(service.stateDirectory)).length;
+  const guests = (await guestsOf(hostDirectory)).length;
   if (guests !== running.length) strays.push(`${guests} guests run for ${running.length} active servers`);
   const onHost = disks.filter(({ state }) => state !== 'absent');
   const inFiles = onHost.filter(({ storage }) => storage !== 'lvm');
   if (files.length !== inFiles.length)
     strays.push(`${files.length} files for ${inFiles.length} disks: ${files.join(', ')}`);
   if (service.imagesType === 'lvm') strays.push(...(await findVolumeStrays(onHost, leases)));
-  strays.push(...(await unlockedDisks(service)).map((id) => `disk ${id} is unlocked`));
-  strays.push(...(await libvirtSecrets(service)).map((usage) => `libvirt keeps the secret ${usage}`));
+  strays.push(...(await unlockedDisks(hostDirectory)).map((id) => `disk ${id} is unlocked`));
+  strays.push(...(await libvirtSecrets(hostDirectory)).map((usage) => `libvirt keeps the secret ${usage}`));
   return strays;
 }
 
@@ -84,21 +85,21 @@ function count<T>(all: readonly T[], one: T): number {
   return all.filter((each) => each === one).length;
 }
 
-async function diskFiles(service: TestService): Promise<string[]> {
-  const found = await readdir(join(service.stateDirectory, 'disks'), { recursive: true, withFileTypes: true });
+async function diskFiles(hostDirectory: string): Promise<string[]> {
+  const found = await readdir(join(hostDirectory, 'disks'), { recursive: true, withFileTypes: true });
   return found.filter((entry) => entry.isFile()).map((entry) => `${entry.parentPath}/${entry.name}`);
 }
 
 /** Folders, mounts and processes of unlocked disks. */
-async function unlockedDisks(service: TestService): Promise<string[]> {
-  const folder = join(service.stateDirectory, 'run/unlocked');
+async function unlockedDisks(hostDirectory: string): Promise<string[]> {
+  const folder = join(hostDirectory, 'run/unlocked');
   const processes = await processesOf(folder);
   return [...(await readdir(folder).catch(() => [])), ...processes.map((pid) => `process ${pid}`)];
 }
 
 /** What libvirt has of keys now. */
-export async function libvirtSecrets(service: TestService): Promise<string[]> {
-  const run = join(service.stateDirectory, 'run') as HostPath;
+export async function libvirtSecrets(hostDirectory: string): Promise<string[]> {
+  const run = join(hostDirectory, 'run') as HostPath;
   const socket = encodeURIComponent(join(run, 'lv/run/libvirt-sock'));
   await using hypervisor = await LibvirtHypervisor.open({
     uri: `qemu+unix:///system?socket=${socket}`,

@@ -2,10 +2,10 @@ import { createHash } from 'node:crypto';
 import type { FastifyRequest } from 'fastify';
 import { AVAILABILITY_ZONE } from '#api/compute/create-checks.ts';
 import { has } from '#api/compute/microversions.ts';
-import type { Host, HostUse } from '#db/hosts.ts';
+import { splitAddress } from '#core/address.ts';
+import { type Host, type HostUse, isUp } from '#db/hosts.ts';
 
-/** The one host is served by this very process: that it answers shows that the host is up. */
-const STATE = { status: 'enabled', state: 'up' } as const;
+const stateOf = (host: Host) => ({ status: 'enabled', state: isUp(host) ? 'up' : 'down' }) as const;
 
 /** A stable id made of the host's name, in the form of a UUID (version 8, RFC 9562 section 5.8). */
 export function hostUuid({ name }: Pick<Host, 'name'>): string {
@@ -15,7 +15,7 @@ export function hostUuid({ name }: Pick<Host, 'name'>): string {
 
 /** A host in the detailed list of availability zones. */
 export function presentZoneService(host: Host): object {
-  return { available: true, active: true, updated_at: toTime(host) };
+  return { available: isUp(host), active: true, updated_at: toTime(host) };
 }
 
 /** A host as the service that runs on it. `number` identifies it before 2.53. */
@@ -25,7 +25,7 @@ export function presentService(request: FastifyRequest, host: Host, number: numb
     binary: 'nova-compute',
     host: host.name,
     zone: AVAILABILITY_ZONE,
-    ...STATE,
+    ...stateOf(host),
     updated_at: toTime(host),
     disabled_reason: null,
     ...(has(request, 'service-forced-down') ? { forced_down: false } : {}),
@@ -33,7 +33,7 @@ export function presentService(request: FastifyRequest, host: Host, number: numb
 }
 
 export function presentHypervisorSummary(request: FastifyRequest, host: Host, number: number): object {
-  return { id: idOf(request, host, number), hypervisor_hostname: host.name, ...STATE };
+  return { id: idOf(request, host, number), hypervisor_hostname: host.name, ...stateOf(host) };
 }
 
 /** A host as a hypervisor, with what its servers take of it. */
@@ -48,7 +48,7 @@ export function presentHypervisor(
     hypervisor_type: 'QEMU',
     // Hosts do not report the version of QEMU.
     hypervisor_version: 0,
-    host_ip: '127.0.0.1',
+    host_ip: host.address === null ? '127.0.0.1' : splitAddress(host.address).address,
     service: { id: idOf(request, host, number), host: host.name, disabled_reason: null },
     ...(has(request, 'hypervisor-short') ? { uptime: null } : resources(request, host, use)),
   };

@@ -6,6 +6,7 @@ import * as serverReplacement from './0004-server-replacement.ts';
 import * as imageKeys from './0005-image-keys.ts';
 import * as undecidedEncryption from './0006-undecided-encryption.ts';
 import * as hostBoot from './0007-host-boot.ts';
+import * as remoteHosts from './0008-remote-hosts.ts';
 
 /** Every migration, in order, as a literal list: no directory is scanned at run time. */
 export const migrations: Record<string, Migration> = {
@@ -16,4 +17,5 @@ export const migrations: Record<string, Migration> = {
   '0005-image-keys': imageKeys,
   '0006-undecided-encryption': undecidedEncryption,
   '0007-host-boot': hostBoot,
+  '0008-remote-hosts': remoteHosts,
 };

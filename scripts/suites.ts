@@ -18,12 +18,13 @@ export type Totals = { passed: number; failed: number };
 /** `covering`: a part of the slow tests that touches every operation; `all`: every one. Tests read it from the environment. */
 export type Depth = 'covering' | 'all';
 
-/** Which test files: those whose path holds `only`, without those whose path holds `except`. */
-export type Choice = { readonly only: string | null; readonly except: string | null };
-const EVERYTHING: Choice = { only: null, except: null };
+/** Which test files: those whose path holds a word of `only` (null: any), without those whose path holds one of `except`. */
+export type Choice = { readonly only: readonly string[] | null; readonly except: readonly string[] };
+const EVERYTHING: Choice = { only: null, except: [] };
 
 function isChosen(file: string, { only, except }: Choice): boolean {
-  return (only === null || file.includes(only)) && (except === null || !file.includes(except));
+  const holds = (word: string) => file.includes(word);
+  return (only === null || only.some(holds)) && !except.some(holds);
 }
 
 /** Runs suites with a line a test, and counts. A skipped test counts as failed: nothing here is optional. */

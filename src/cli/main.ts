@@ -11,7 +11,8 @@ function buildProgram(): Command {
   const program = new Command('nightlatch')
     .description('Encrypted virtual machines behind the OpenStack APIs: every disk has its own key.')
     .exitOverride()
-    .showHelpAfterError('hint: nightlatch --help');
+    .showHelpAfterError('hint: nightlatch --help')
+    .addHelpText('after', '\nroot-helper, a program of its own, does what needs root: nightlatch root-helper --help');
   program
     .command('serve')
     .description('run the service')

@@ -12,10 +12,17 @@ import { givenSocket, listen } from '#root-helper/socket.ts';
  */
 const USAGE = 'usage: nightlatch root-helper [--config FILE] [--listen PATH]';
 
+const OPTIONS = {
+  config: { type: 'string' },
+  listen: { type: 'string' },
+  help: { type: 'boolean', default: false },
+} as const;
+
 const say = (line: string) => process.stderr.write(`nightlatch root-helper: ${line}\n`);
 
 async function start(): Promise<void> {
-  const { values } = parseArgs({ options: { config: { type: 'string' }, listen: { type: 'string' } } });
+  const { values } = parseArgs({ options: OPTIONS });
+  if (values.help) return void say(USAGE);
   if (process.geteuid?.() !== 0) throw refuse('it needs root');
   await checkOwner(values.config ?? DEFAULT_CONFIG_FILE);
   const { libvirt } = await loadConfig(values.config ?? null);

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import type { HostName } from '#core/ids.ts';
+import { type DiskId, type HostName, newId } from '#core/ids.ts';
+import { GIB } from '#core/sizes.ts';
+import { insertDisks } from '#db/disks.ts';
 import { saveHost } from '#db/hosts.ts';
 import { addImage, type ComputeLab, openComputeLab } from '#test/support/compute-lab.ts';
 
@@ -25,6 +27,9 @@ before(async () => {
   const imageRef = await addImage(lab.db, lab.projects.one);
   const { body } = await lab.call('POST', '/servers', { body: { server: { name: 'web', imageRef, flavorRef: '1' } } });
   await lab.operations.run(body.server.id);
+  const disk = { id: newId<DiskId>(), server_id: body.server.id, project_id: lab.projects.one, role: 'root' } as const;
+  const size = { ordinal: 0, size_bytes: 3 * GIB, storage: 'raw', encrypted: false } as const;
+  await insertDisks(lab.db, [{ ...disk, ...size, host: 'host-1' as HostName, state: 'formatted' }]);
 });
 after(() => lab[Symbol.asyncDispose]());
 

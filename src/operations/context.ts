@@ -163,6 +163,13 @@ export async function showTask(context: OperationContext, input: ServerInput, ta
   await showProgress(context.db, input.serverId, input.operationId, task);
 }
 
+/** @throws conflict when a delete has taken the server over, so that nobody wants what comes next. */
+export async function checkNotTakenOver(context: OperationContext, input: ServerInput): Promise<void> {
+  const server = await findServer(context.db, input.serverId);
+  if (server?.operation?.id === input.operationId) return;
+  throw new NightlatchError('conflict', { reason: `Server ${input.serverId} was taken over by another operation.` });
+}
+
 /** What a server is, judged by what runs and what is kept, when nobody's plan for it worked out. */
 export async function stateOnHost(
   context: OperationContext,

@@ -4,6 +4,7 @@ import { endUnplacedDisks, updateDisk } from '#db/disks.ts';
 import type { Server } from '#db/servers.ts';
 import type { DiskKeys } from '#host/host-agent.ts';
 import {
+  checkNotTakenOver,
   contentOf,
   guestDisks,
   imageKeyOf,
@@ -88,7 +89,8 @@ export function cacheImages(context: OperationContext, which: (disk: Disk) => bo
 
 /**
  * Allocates, formats and fills each disk that is not yet formatted; `content` says with what, seeing all disks of the
- * server. *Repeat*: starts over with the disk a crash cut short, which no guest has seen.
+ * server. *Repeat*: starts over with the disk a crash cut short, which no guest has seen. A delete locks the disks, which
+ * ends a long copy, and then nothing is begun again.
  */
 export function createDisks(
   context: OperationContext,
@@ -97,10 +99,12 @@ export function createDisks(
 ): Step<ServerInput> {
   return {
     name: 'create-disks',
-    async run({ serverId, requestId }) {
+    async run(input) {
+      const { serverId, requestId } = input;
       const { server, disks, agent } = await loadPlaced(context, serverId);
       for (const disk of disks.filter(which)) {
         if (disk.state === 'formatted') continue;
+        await checkNotTakenOver(context, input);
         const filling = content(server, disk, disks);
         const copied = filling.kind === 'disk' ? disks.filter(({ id }) => id === filling.from.id) : [];
         const reason = copied.length > 0 ? 'copy' : 'create';

@@ -12,6 +12,7 @@ import { waitUntil } from '#test/support/wait.ts';
  */
 
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
+const whole = isWhole ? test : () => {};
 
 describe('an operation that fails', { timeout: 1_800_000 }, () => {
   let lab: CrashLab;
@@ -113,6 +114,47 @@ describe('an operation that fails', { timeout: 1_800_000 }, () => {
     await lab.cloud.act(id, { rescue: { rescue_image_ref: other } });
     const server = await lab.cloud.waitForStatus(id, 'ACTIVE');
     assert.match(server.fault.message, /data of image/);
+    await lab.expectNoStrays();
+    await lab.expectLetter(id, next);
+    await lab.remove(id);
+  });
+
+  const resizePoints = ['resize-server.create-disks.undo.after', 'resize-server.exchange.undo.before'];
+  for (const point of isWhole ? [null, ...resizePoints] : [null]) {
+    test(`resize-server whose guest cannot start${point ? `, killed at ${point}` : ''}: the server runs as before`, async () => {
+      const id = await lab.create('resize later');
+      await lab.cloud.waitForStatus(id, 'ACTIVE');
+      await lab.expectBooted(id);
+      const before = (await lab.service.log()).length;
+      const failed = async () => /resize-server\.stop\.undo failed/.test((await lab.service.log()).slice(before));
+      const resize = () => lab.cloud.act(id, { resize: { flavorRef: 'larger' } });
+      await withoutConsoles(async () => {
+        if (point) await lab.crashAt(point, resize);
+        else await resize();
+        await waitUntil('the resize has failed, and the way back too', failed, 60_000);
+      });
+      const server = await lab.cloud.waitForStatus(id, 'ACTIVE');
+      assert.match(server.fault.message, /libvirt says/);
+      assert.equal(server.flavor.original_name, 'tiny');
+      await lab.expectNoStrays();
+      await lab.expectBooted(id);
+      await lab.cloud.act(id, { resize: { flavorRef: 'larger' } });
+      await lab.cloud.waitForStatus(id, 'VERIFY_RESIZE');
+      await lab.expectBooted(id);
+      await lab.remove(id);
+    });
+  }
+
+  whole('rebuild-server whose image is lost never touches the guest', async () => {
+    const id = await lab.create('rebuild from nothing');
+    await lab.cloud.waitForStatus(id, 'ACTIVE');
+    const next = await lab.expectBooted(id);
+    const other = await lab.cloud.uploadImage('other', join(lab.service.directory, 'boot.raw'), 'raw');
+    await rm(join(lab.service.stateDirectory, 'images', other));
+    await lab.cloud.act(id, { rebuild: { imageRef: other, name: 'never' } });
+    const server = await lab.cloud.waitForStatus(id, 'ACTIVE');
+    assert.match(server.fault.message, /data of image/);
+    assert.equal(server.name, 'rebuild from nothing');
     await lab.expectNoStrays();
     await lab.expectLetter(id, next);
     await lab.remove(id);

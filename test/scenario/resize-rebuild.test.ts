@@ -136,9 +136,14 @@ for (const imagesType of isWhole ? (['raw', 'qcow2'] as const) : (['raw'] as con
       assert.equal(new Set([...secretsOf(before), ...secretsOf(after)]).size, 8);
       assert.deepEqual((await storedSecrets()).sort(), secretsOf(after).sort());
       await expectNoStrays();
+      await lab.delete(id);
+    });
 
+    whole('a server that was off is rebuilt, stays off, and boots later', async () => {
+      const id = await lab.create(large, image);
       await act(id, { 'os-stop': null }, 'SHUTOFF');
       await act(id, { rebuild: { imageRef: image } }, 'SHUTOFF');
+      await expectNoStrays();
       await act(id, { 'os-start': null }, 'ACTIVE');
       await expectBooted(lab.cloud, id);
       await lab.delete(id);

@@ -29,11 +29,18 @@ export class CrashLab implements AsyncDisposable {
     const disk = join(service.directory, 'boot.raw');
     await writeFile(disk, Buffer.concat([bootSector(), Buffer.alloc(1024 * 1024 - 512)]));
     const image = await cloud.uploadImage('boot', disk, 'raw');
-    const body = { flavor: { name: 'tiny', ram: 64, vcpus: 1, disk: 1, swap: 8 } };
-    const flavor = (await cloud.expect('compute', 'POST', '/v2.1/flavors', { body })).flavor.id;
+    const lab = new CrashLab(service, cloud, 'tiny', image);
+    // Its root disk is as large as the image, so that little is copied when it is resized.
+    await lab.#addFlavor('tiny', { disk: 0, swap: 8 });
+    await lab.#addFlavor('larger', { disk: 1, swap: 16 });
+    return lab;
+  }
+
+  async #addFlavor(id: 'tiny' | 'larger', disks: object): Promise<void> {
+    const flavor = { id, name: id, ram: 64, vcpus: 1, ...disks };
+    await this.cloud.expect('compute', 'POST', '/v2.1/flavors', { body: { flavor } });
     const extra_specs = { 'hw:ephemeral_encryption': 'true', 'hw:ephemeral_encryption_format': formatUnderTest };
-    await cloud.expect('compute', 'POST', `/v2.1/flavors/${flavor}/os-extra_specs`, { body: { extra_specs } });
-    return new CrashLab(service, cloud, flavor, image);
+    await this.cloud.expect('compute', 'POST', `/v2.1/flavors/${id}/os-extra_specs`, { body: { extra_specs } });
   }
 
   /** Where the service keeps the bytes of the image. */

@@ -24,15 +24,17 @@ export async function lockHost({ config: file, yes, format }: Options): Promise<
   const { host } = config.DEFAULT;
   if (!yes && !(await isMeant(host))) return 2;
   const started = performance.now();
+  const elapsed = () => ((performance.now() - started) / 1000).toFixed(1);
+  const tell = (line: string) => say(`${elapsed()} s: ${line}`);
   try {
-    await lockByService(config);
+    await lockByService(config, tell);
   } catch (error) {
-    say(`the service cannot do it (${describeError(error)}); doing it without`);
-    await lockThisHost(config, say);
+    tell(`the service cannot do it (${describeError(error)}); doing it without`);
+    await lockThisHost(config, tell);
   }
   const proof = await proveLocked(config);
   printRows(proof.map(asRow), ['looked for', 'found'], format);
-  const seconds = ((performance.now() - started) / 1000).toFixed(1);
+  const seconds = elapsed();
   if (proof.every(({ found }) => !(found instanceof Error) && found.length === 0)) {
     say(`host ${host} is locked: nothing was found open, after ${seconds} s`);
     return 0;
@@ -54,7 +56,7 @@ async function isMeant(host: string): Promise<boolean> {
 }
 
 /** Asks the service as its first administrator. *Throws* when it does not answer, refuses, falls silent or fails. */
-async function lockByService(config: Config): Promise<void> {
+async function lockByService(config: Config, tell: (line: string) => void): Promise<void> {
   const login = await readCloudsYaml(statePaths(config.DEFAULT.state_path).clouds);
   const ended = new AbortController();
   const silence = watchSilence(ended);
@@ -69,7 +71,7 @@ async function lockByService(config: Config): Promise<void> {
     for await (const line of linesOf(answer.body)) {
       silence.heard();
       const { told, error, locked } = JSON.parse(line) as { told?: string; error?: string; locked?: boolean };
-      if (told !== undefined) say(told);
+      if (told !== undefined) tell(told);
       if (error !== undefined) throw new Error(error);
       if (locked === true) return;
     }

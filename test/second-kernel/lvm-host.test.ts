@@ -21,7 +21,7 @@ let host: LocalHost;
 let directory: string;
 
 const open = () => {
-  const text = `[libvirt]\nimages_type = "lvm"\nimages_volume_group = "${GROUP}"\nvirt_type = "qemu"\n`;
+  const text = `[DEFAULT]\nstate_path = "${directory}"\n[libvirt]\nimages_type = "lvm"\nimages_volume_group = "${GROUP}"\nvirt_type = "qemu"\n`;
   return openLocalHost(parseConfig(text, 'test'), statePaths(directory), pino({ level: 'silent' }));
 };
 

@@ -95,11 +95,15 @@ test('a clear volume is cleared before it is removed, as far as asked; an encryp
       .split(' ');
     assert.equal(tell('sh', '-c', `yes MARKER | head -c ${8 * MIB} > ${path}; sync`).status, 0);
     await driver.delete(disk);
-    const read = `dd if=/dev/block/${device} bs=1M iflag=skip_bytes,direct skip=$((${start} * 512)) count=8 status=none`;
-    const [marks, zeros] = [`${read} | grep -c MARKER`, `${read} | tr -d '\\0' | wc -c`].map((command) =>
-      Number(tell('sh', '-c', command).text.trim()),
-    );
-    return { marks: (marks ?? 0) > 0, zeros: zeros === 0 };
+    const medium = `/dev/$(. /sys/dev/block/${device}/uevent; echo $DEVNAME)`;
+    const read = `dd if=${medium} bs=1M iflag=skip_bytes,direct skip=$((${start} * 512)) count=8 status=none`;
+    const count = (what: string) => {
+      const { text } = tell('sh', '-c', `${read} | ${what}`);
+      assert.match(text, /^\d+\n$/);
+      return Number(text);
+    };
+    const [marks, zeros] = [count('grep -c MARKER'), count(`tr -d '\\0' | wc -c`)];
+    return { marks: marks > 0, zeros: zeros === 0 };
   };
   assert.deepEqual(await left(null, {}), { marks: false, zeros: true });
   assert.deepEqual(await left(null, { way: 'shred' }), { marks: false, zeros: false });

@@ -19,11 +19,13 @@ export async function givenSocket(): Promise<{ readonly path: string; readonly i
 
 /** Listens at a new socket for owner and group, or, with null, at the one that systemd handed over. */
 export async function listen(server: Server, path: string | null): Promise<void> {
-  process.umask(0o117);
+  const before = process.umask(0o117);
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   server.once('error', reject);
   server.listen(path === null ? { fd: FIRST_DESCRIPTOR } : { path }, resolve);
   await promise;
+  // The programs it starts inherit it, and cryptsetup makes a folder: without `x` it could not use that itself.
+  process.umask(before);
 }
 
 /**

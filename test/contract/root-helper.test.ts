@@ -85,6 +85,10 @@ describe('a root helper', { timeout: 120_000 }, () => {
     assert.match(refused.stderr, /No key available/);
   });
 
+  test('gives its programs the umask it was given, whatever its socket needs', () => {
+    assert.match(readFileSync(`/proc/${helper.process.pid}/status`, 'utf8'), /^Umask:\t0022$/m);
+  });
+
   test('keeps nothing of a key in its memory', async () => {
     using key = Secret.generate();
     await ask('cryptsetup', format(1000), { stdin: key });

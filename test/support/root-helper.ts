@@ -52,7 +52,7 @@ export async function startRootHelper({
   await chmod(config, configMode);
   const helper = [...wrapper, NIGHTLATCH, 'root-helper', '--config', config];
   const words = activated ? ['systemd-socket-activate', '-l', socket, ...helper] : [...helper, '--listen', socket];
-  const child = spawn('sh', ['-c', 'umask 0117; exec "$@"', 'sh', ...words], { stdio: ['ignore', 'ignore', 'pipe'] });
+  const child = spawn('sh', ['-c', 'umask 0022; exec "$@"', 'sh', ...words], { stdio: ['ignore', 'ignore', 'pipe'] });
   let said = '';
   child.stderr?.setEncoding('utf8').on('data', (text: string) => {
     said += text;

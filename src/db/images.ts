@@ -136,11 +136,15 @@ export async function forgetImage(db: Queryable, id: ImageId): Promise<void> {
   await db.deleteFrom('images').where('id', '=', id).where('status', '=', 'deleted').execute();
 }
 
-/** Whether an image that is not being deleted names this secret as its key. */
-export async function isImageKey(db: Queryable, secret: SecretId): Promise<boolean> {
+/**
+ * Whether an image that is not being deleted names this secret of its project as its key. What images of other projects
+ * name counts for nothing: it does not open them, and must not keep a secret from being destroyed.
+ */
+export async function isImageKey(db: Queryable, project: ProjectId, secret: SecretId): Promise<boolean> {
   const query = db
     .selectFrom('images')
     .select('id')
+    .where('project_id', '=', project)
     .where('status', '<>', 'deleted')
     .where(sql<boolean>`properties @> ${JSON.stringify(keyProperty(secret))}::jsonb`);
   return (await query.executeTakeFirst()) !== undefined;

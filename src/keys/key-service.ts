@@ -82,12 +82,13 @@ export class KeyService {
   }
 
   /**
-   * Destroys the key of a disk, also one that a crash left unnamed in the disk's row. A key that an image has taken over
-   * stays. *Repeat*: fine.
+   * Destroys the key of a disk, also one that a crash left unnamed in the disk's row. That of a snapshot stays when an
+   * image has taken it over. *Repeat*: fine.
    */
   async destroyKey(disk: Disk, requestId: string): Promise<void> {
     const secretId = disk.secretId ?? (await this.#store.find(disk.id));
-    if (secretId === null || (await isImageKey(this.#db, secretId))) return;
+    if (secretId === null) return;
+    if (disk.role === 'snapshot' && (await isImageKey(this.#db, disk.projectId, secretId))) return;
     await this.#store.delete(secretId);
     crashPoint('keys.destroy-key.destroyed');
     await this.#db
@@ -103,7 +104,7 @@ export class KeyService {
     const encryption = imageEncryption(properties);
     const secretId = encryption?.deletesKey ? encryption.secretId : null;
     if (secretId === null || !(await this.#store.has(projectId, secretId))) return;
-    if ((await isDiskKey(this.#db, secretId)) || (await isImageKey(this.#db, secretId))) return;
+    if ((await isDiskKey(this.#db, secretId)) || (await isImageKey(this.#db, projectId, secretId))) return;
     await this.#store.delete(secretId);
     crashPoint('keys.destroy-key.destroyed');
     const facts = { image: id, project: projectId, secret: secretId, request: requestId };

@@ -1,5 +1,5 @@
 import { disksOf } from '#db/disks.ts';
-import { findServer, releaseServer, type Server } from '#db/servers.ts';
+import { findServer, releaseServer, updateServer } from '#db/servers.ts';
 import { faultOf, finish, type OperationContext, type ServerInput } from '#operations/context.ts';
 import { place } from '#operations/create-server.ts';
 import type { Operation, Step } from '#operations/engine.ts';
@@ -20,7 +20,7 @@ const ACTIVE = { vm_state: 'active', power_state: 'running', shelved_image_id: n
  * | cache-image  | the image is on the host                   | none: a cache                           | finds it there       |
  * | create-disks | media formatted and filled                 | see place                               | starts over the unfinished one |
  * | start        | leases open, the guest runs                | guest ended, locked, leases closed      | finds it running     |
- * | finish       | ACTIVE; then the image and its secret gone | none                                    | same                 |
+ * | finish       | the row says so; the image and its secret gone; ACTIVE | none                        | same                 |
  */
 export function unshelveServer(context: OperationContext): Operation<ServerInput> {
   const all = () => true;
@@ -53,21 +53,22 @@ async function leaveAgain(context: OperationContext, input: ServerInput): Promis
   if (server?.vm_state === 'shelved_offloaded') await leaveHost(context, input);
 }
 
-/** The image goes when the row no longer needs it: until then it is what the server can be made from again. */
+/** The image goes when the row no longer names it: until then it is what the server can be made from again. */
 async function finishUnshelved(context: OperationContext, input: ServerInput): Promise<void> {
-  await finish(context, input, { ...ACTIVE, launched_at: new Date() });
+  const server = await findServer(context.db, input.serverId);
+  if (server?.operation?.id === input.operationId) await updateServer(context.db, server.id, ACTIVE);
   await context.images.discard(imageOf(input), input.requestId);
+  await finish(context, input, { ...ACTIVE, launched_at: new Date() });
 }
 
-/** Once it is ACTIVE, a failure to remove its image is no reason to end the guest. */
+/** Once its row says that it runs, a failure to remove its image is no reason to end the guest. */
 function startUnlessFinished(context: OperationContext): Step<ServerInput> {
   const { undo, ...start } = startGuest(context);
-  const isUnfinished = ({ operation }: Server, input: ServerInput) => operation?.id === input.operationId;
   return {
     ...start,
     async undo(input) {
       const server = await findServer(context.db, input.serverId);
-      if (server && isUnfinished(server, input)) await undo?.(input);
+      if (server?.vm_state !== 'active') await undo?.(input);
     },
   };
 }

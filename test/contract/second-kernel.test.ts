@@ -27,6 +27,7 @@ const variants: Readonly<Record<string, Variant>> = {
       { file: 'test/contract/storage-driver.test.ts' },
       { file: 'test/contract/encryptor.test.ts' },
       { file: 'test/contract/disk-fill.test.ts' },
+      { file: 'test/scenario/server-images.test.ts', env: onVolumes('luksv2') },
     ],
   },
   'crash points on logical volumes': {

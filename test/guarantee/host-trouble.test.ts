@@ -84,6 +84,26 @@ describe('a host whose disk is full', { timeout: 600_000 }, () => {
         });
       }
 
+      const noImage = 'lets a server of which no image can be made run on, and keeps nothing of the image';
+      if (isWhole || imagesType === 'qcow2')
+        it(noImage, async () => {
+          const id = await lab.createActive();
+          const [guest] = await lab.guests();
+          for (const freeKib of isWhole ? [0, 1024, 2500, 4096] : [2500]) {
+            await small.leave(freeKib * 1024);
+            const free = await small.free();
+            const server = await lab.actAndSettle(id, { createImage: { name: 'copy' } });
+            assert.equal(server.status, 'ACTIVE');
+            assert.match(server.fault?.message ?? '', /no space left on|is the host full\?|the image store is full/);
+            assert.deepEqual(await lab.guests(), [guest], 'the guest was ended');
+            assert.deepEqual((await lab.cloud.expect('image', 'GET', '/v2/images?name=copy')).images, []);
+            await lab.expectTidy();
+            assert.equal(await small.free(), free);
+          }
+          await small.empty();
+          await lab.delete(id);
+        });
+
       it('lets a server whose memory cannot be saved run on', async () => {
         const id = await lab.createActive();
         const [guest] = await lab.guests();

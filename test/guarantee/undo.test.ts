@@ -160,6 +160,43 @@ describe('an operation that fails', { timeout: 1_800_000 }, () => {
     await lab.remove(id);
   });
 
+  test('unshelve-server whose guest cannot start leaves the server where it was; later it comes back', async () => {
+    const id = await lab.create('unshelve later');
+    await lab.cloud.waitForStatus(id, 'ACTIVE');
+    await lab.cloud.act(id, { shelve: null });
+    await lab.cloud.waitForStatus(id, 'SHELVED_OFFLOADED');
+    await withoutConsoles(async () => {
+      await lab.cloud.act(id, { unshelve: null });
+      const server = await lab.cloud.waitForStatus(id, 'SHELVED_OFFLOADED');
+      assert.match(server.fault.message, /libvirt says/);
+      assert.equal(server['OS-EXT-SRV-ATTR:host'], null);
+      await lab.expectNoStrays();
+    });
+    await lab.cloud.act(id, { unshelve: null });
+    await lab.cloud.waitForStatus(id, 'ACTIVE');
+    await lab.expectBooted(id);
+    await lab.remove(id);
+  });
+
+  whole('shelve-server whose image cannot be stored leaves the server SHUTOFF with its disks', async () => {
+    const id = await lab.create('shelve later');
+    await lab.cloud.waitForStatus(id, 'ACTIVE');
+    const folder = join(lab.service.stateDirectory, 'images');
+    command('mount', ['-t', 'tmpfs', '-o', 'size=1m', 'none', folder]);
+    try {
+      await lab.cloud.act(id, { shelve: null });
+      const server = await lab.cloud.waitForStatus(id, 'SHUTOFF');
+      assert.match(server.fault.message, /the image store is full/);
+      await lab.expectNoStrays();
+    } finally {
+      command('umount', [folder]);
+    }
+    await lab.cloud.act(id, { 'os-start': null });
+    await lab.cloud.waitForStatus(id, 'ACTIVE');
+    await lab.expectBooted(id);
+    await lab.remove(id);
+  });
+
   test('resume-server that cannot restore keeps the saved memory; later the same guest goes on', async () => {
     const id = await lab.create('resume later');
     await lab.cloud.waitForStatus(id, 'ACTIVE');

@@ -7,7 +7,6 @@ import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import type { TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import type { KernelNetwork } from '#test/support/kernel-network.ts';
 import { parseTestResults, type TestResult } from '#test/support/test-results.ts';
 
 export type SecondKernelOptions = {
@@ -17,8 +16,6 @@ export type SecondKernelOptions = {
    */
   readonly disks?: readonly (number | string)[];
   readonly memoryMib?: number;
-  /** Joins it to this machine; else it has no network but loopback. */
-  readonly network?: KernelNetwork;
 };
 
 export type JobOutcome = { readonly code: number; readonly stdout: string; readonly stderr: string };
@@ -33,7 +30,7 @@ const CHECKOUT = resolve(here('../..'));
 /**
  * A Linux kernel of its own, with device-mapper, dm-crypt and LVM whatever the machine's kernel lacks: User Mode Linux
  * (Debian's user-mode-linux), which is a process like any other. Inside, root; the host's files as they are, writable
- * there and unchanged here; one processor; no network but loopback, and `network` if given.
+ * there and unchanged here; one processor; no network but loopback.
  *
  * When its scope ends, or this process does in whatever way, every process and file of it is gone.
  */
@@ -64,7 +61,7 @@ export class SecondKernel implements AsyncDisposable {
     });
   }
 
-  static async start({ disks = [], memoryMib = 1024, network }: SecondKernelOptions = {}): Promise<SecondKernel> {
+  static async start({ disks = [], memoryMib = 1024 }: SecondKernelOptions = {}): Promise<SecondKernel> {
     const exchange = await mkdtemp('/dev/shm/nightlatch-kernel-');
     const janitor = startJanitor(exchange);
     await mkdir(join(exchange, 'jobs'));
@@ -73,11 +70,9 @@ export class SecondKernel implements AsyncDisposable {
       disks.map((disk, i) => (typeof disk === 'string' ? disk : makeDiskImage(join(exchange, `disk${i}`), disk))),
     );
     const nodes = images.map((_, i) => `/dev/ubd${letter(i)}`);
-    const kernel = new SecondKernel(exchange, nodes, await startKernel(exchange, images, memoryMib, network), janitor);
+    const kernel = new SecondKernel(exchange, nodes, await startKernel(exchange, images, memoryMib), janitor);
     try {
       await kernel.#told('ready', START_TIMEOUT_MS, 'booting');
-      if (network) await kernel.must('sh', '-c', network.insideCommand);
-      network?.setUp();
       return kernel;
     } catch (error) {
       await kernel[Symbol.asyncDispose]();
@@ -182,19 +177,13 @@ export class SecondKernel implements AsyncDisposable {
  * all of the many processes it is end together, and `sh` is that namespace's first process, because as such User Mode
  * Linux would not get the signals it sends itself, and would wait for them for ever.
  */
-async function startKernel(
-  exchange: string,
-  images: readonly string[],
-  memoryMib: number,
-  network: KernelNetwork | undefined,
-): Promise<ChildProcess> {
+async function startKernel(exchange: string, images: readonly string[], memoryMib: number): Promise<ChildProcess> {
   const kernel = [
     'linux.uml',
     `mem=${memoryMib}M`,
     ...['root=/dev/root', 'rootfstype=hostfs', 'rootflags=/', 'ro', 'quiet'],
     ...['con=null', 'con0=null,fd:1', 'ssl=null', 'ssl0=fd:3,fd:4'],
     ...images.map((image, i) => `ubd${letter(i)}=${image}`),
-    ...(network ? [network.kernelArgument] : []),
     // Where it keeps its own notes.
     `uml_dir=${exchange}/`,
     'umid=kernel',

@@ -1,7 +1,7 @@
 import { allSuites, type Choice, conclude, runSuites } from './suites.ts';
 
-/** These boot a kernel of their own, for device-mapper or to cut its power. */
-const inSecondKernel = ['second-kernel', 'power-cut'];
+/** These boot a kernel of their own, for device-mapper. */
+const inSecondKernel = ['second-kernel'];
 /** What logical volumes share with files, on files: inside the second kernel the same is run over logical volumes. */
 const alsoOnFiles = [
   ...['crash-points', 'undo', 'protection-table', 'host-lock', 'host-boot'],

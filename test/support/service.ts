@@ -52,9 +52,11 @@ export class TestService implements AsyncDisposable {
   #child: ChildProcess | null = null;
   readonly imagesType: StorageFormat;
   readonly #wrapper: readonly string[];
+  readonly #isKept: boolean;
 
-  private constructor(directory: string, imagesType: StorageFormat, wrapper: readonly string[]) {
+  private constructor(directory: string, isKept: boolean, imagesType: StorageFormat, wrapper: readonly string[]) {
     this.directory = directory;
+    this.#isKept = isKept;
     this.imagesType = imagesType;
     this.#wrapper = wrapper;
     this.configFile = join(directory, 'nightlatch.toml');
@@ -79,7 +81,7 @@ export class TestService implements AsyncDisposable {
     const directory = options.home ?? (await mkdtemp('/var/tmp/nl-'));
     await chmod(directory, 0o711);
     const imagesType = options.imagesType ?? imagesTypeUnderTest;
-    const service = new TestService(directory, imagesType, options.wrapper ?? []);
+    const service = new TestService(directory, options.home !== undefined, imagesType, options.wrapper ?? []);
     await writeFile(service.configFile, configText(service, options));
     try {
       await options.prepare?.(service.stateDirectory);
@@ -156,7 +158,7 @@ export class TestService implements AsyncDisposable {
     await this.end('SIGKILL');
     await destroyState(this.stateDirectory);
     if (this.imagesType === 'lvm') await clearVolumeGroup();
-    await rm(this.directory, { recursive: true, force: true });
+    if (!this.#isKept) await rm(this.directory, { recursive: true, force: true });
   }
 }
 

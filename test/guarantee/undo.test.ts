@@ -145,6 +145,20 @@ describe('an operation that fails', { timeout: 1_800_000 }, () => {
     });
   }
 
+  whole('a server whose creation failed is rebuilt', async () => {
+    let id = '';
+    await withoutConsoles(async () => {
+      id = await lab.create('never was');
+      await assert.rejects(lab.cloud.waitForStatus(id, 'ACTIVE'), /libvirt says/);
+    });
+    const { image } = await lab.cloud.server(id);
+    await lab.cloud.act(id, { rebuild: { imageRef: image.id } });
+    await lab.cloud.waitForStatus(id, 'ACTIVE');
+    await lab.expectNoStrays();
+    await lab.expectBooted(id);
+    await lab.remove(id);
+  });
+
   whole('rebuild-server whose image is lost never touches the guest', async () => {
     const id = await lab.create('rebuild from nothing');
     await lab.cloud.waitForStatus(id, 'ACTIVE');

@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { JsonObject } from '#cli/cloud/client.ts';
+import { GuestConsole } from '#cli/cloud/guest-console.ts';
 import { MIB } from '#core/sizes.ts';
 import { expectBooted } from '#test/support/boot-guest.ts';
 import { type DiskFacts, ServerLab } from '#test/support/server-lab.ts';
 import { wayOf } from '#test/support/server-way.ts';
 import { findStrays } from '#test/support/strays.ts';
+import { waitUntil } from '#test/support/wait.ts';
 
 /*
  * Servers are given other flavors and other images. The guest is the boot sector: it boots from the disk that replaced
@@ -106,6 +108,20 @@ for (const imagesType of isWhole ? (['raw', 'qcow2'] as const) : (['raw'] as con
       await lab.delete(id);
       await expectNoStrays();
       assert.deepEqual(await storedSecrets(), []);
+    });
+
+    whole('a guest that powers itself off while its resize waits is locked; confirmed, it is off', async () => {
+      const id = await lab.create(small, image);
+      await act(id, { resize: { flavorRef: large } }, 'VERIFY_RESIZE');
+      await expectBooted(lab.cloud, id);
+      using guest = await GuestConsole.open(await lab.cloud.serialConsoleUrl(id));
+      await guest.exchange('p', /^/);
+      await waitUntil('its end is seen', async () => (await lab.cloud.server(id))['OS-EXT-STS:power_state'] === 4);
+      await lab.cloud.waitForStatus(id, 'VERIFY_RESIZE');
+      await expectNoStrays();
+      await act(id, { confirmResize: null }, 'SHUTOFF');
+      await lab.delete(id);
+      await expectNoStrays();
     });
 
     test('a resize for which the host has no room leaves the server as it was, with a fault', async () => {

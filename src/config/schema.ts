@@ -122,6 +122,13 @@ const libvirt = z.strictObject({
     .enum(['qemu', 'dm-crypt'])
     .default('qemu')
     .describe('Who decrypts disks of format `luks` on logical volumes: QEMU, or the kernel.'),
+  lock_on_pause: z
+    .boolean()
+    .default(false)
+    .describe(
+      'While a server is paused, the kernel forgets the keys of its disks. Servers with disks that QEMU decrypts cannot be ' +
+        'paused then.',
+    ),
   no_read_workqueue: z.boolean().default(false).describe('dm-crypt decrypts at once instead of in a queue.'),
   no_write_workqueue: z.boolean().default(false).describe('dm-crypt encrypts at once instead of in a queue.'),
 });

@@ -17,6 +17,8 @@ export const innerCrashPoints = {
   'steps.destroy-disks.removed': 'the medium is gone, the lease and the secret are not',
   'agent.start-server.started': 'the guest runs, nothing says so yet',
   'agent.stop-server.ended': 'the guest is gone, its disks are not locked yet',
+  'agent.lock-paused.wiped': 'the keys of a paused guest are gone, their leases are not closed yet',
+  'agent.unlock-paused.put-back': 'the keys of a paused guest are back, it is still paused',
   'agent.suspend-server.saved': 'the memory is saved and the guest gone, its disk is still unlocked',
   'agent.restore-server.restored': 'the guest is back, paused; its saved memory is still unlocked',
 } as const;

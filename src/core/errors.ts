@@ -102,6 +102,16 @@ const catalogue = {
     retry: 'after-change',
     text: 'The key of disk {disk} does not open it. The disk stays locked; nothing was changed.',
   },
+  'disk-locked': {
+    status: 500,
+    retry: 'after-change',
+    text: '{doing} was not begun: the key of disk {disk} is not on the host. Nothing was changed.',
+  },
+  'pause-keeps-key': {
+    status: 409,
+    retry: 'after-change',
+    text: 'Pausing server {server} was not begun: this host forgets keys while a server is paused ([libvirt] lock_on_pause), and QEMU would keep that of disk {disk}, which it decrypts itself. The server runs on. Suspend it instead.',
+  },
   'disk-full': {
     status: 500,
     retry: 'later',

@@ -52,6 +52,8 @@ export type HostParts = {
   readonly blockEncryptors: Readonly<Partial<Record<EncryptionFormat, Encryptor>>>;
   /** What block encryptors keep open; null on a host without device-mapper. */
   readonly mappings: Mappings | null;
+  /** Whether keys leave the kernel while their guest is paused. */
+  readonly lockOnPause: boolean;
   readonly exports: FuseExports;
   readonly images: ImageCache;
   readonly hypervisor: Hypervisor;
@@ -183,7 +185,14 @@ export class LocalHostAgent implements HostAgent {
   async stopServer(serverId: ServerId, disks: readonly DiskSpec[], gracefulMs: number): Promise<void> {
     const { hypervisor } = this.#parts;
     const ended = gracefulMs > 0 && (await hypervisor.shutdown(serverId, gracefulMs));
-    if (!ended) await hypervisor.destroy(serverId);
+    if (!ended) {
+      // QEMU flushes when it is told to end, and would wait for ever.
+      await this.#parts.mappings?.failSuspended(
+        `Ending server ${serverId}`,
+        (mapping) => mapping.serverId === serverId,
+      );
+      await hypervisor.destroy(serverId);
+    }
     crashPoint('agent.stop-server.ended');
     for (const disk of disks) await this.#lock(disk);
     await this.#closeMappings('Locking server', ({ serverId: owner }) => owner === serverId);
@@ -216,12 +225,42 @@ export class LocalHostAgent implements HostAgent {
     });
   }
 
-  pauseServer(serverId: ServerId): Promise<void> {
-    return this.#parts.hypervisor.pause(serverId);
+  async pauseServer(serverId: ServerId, disks: readonly DiskSpec[]): Promise<void> {
+    const keeping = this.#parts.lockOnPause
+      ? disks.find((disk) => this.#encrypts(disk) && !this.#suspends(disk))
+      : null;
+    if (keeping) throw new NightlatchError('pause-keeps-key', { server: serverId, disk: keeping.id });
+    await this.#parts.hypervisor.pause(serverId);
   }
 
-  unpauseServer(serverId: ServerId): Promise<void> {
-    return this.#parts.hypervisor.unpause(serverId);
+  async lockPaused(serverId: ServerId, disks: readonly DiskSpec[]): Promise<readonly DiskId[]> {
+    const { lockOnPause, hypervisor } = this.#parts;
+    if (!lockOnPause || (await hypervisor.state(serverId)) !== 'paused') return [];
+    const wiped = disks.filter((disk) => this.#encrypts(disk));
+    for (const disk of wiped) await this.#encryptorOf(disk).suspend?.(disk);
+    crashPoint('agent.lock-paused.wiped');
+    return wiped.map(({ id }) => id);
+  }
+
+  async lockedWhilePaused(serverId: ServerId): Promise<readonly DiskId[]> {
+    const mappings = (await this.#parts.mappings?.list()) ?? [];
+    return mappings.filter((each) => each.serverId === serverId && each.isSuspended).map(({ diskId }) => diskId);
+  }
+
+  unlockPaused(disks: readonly DiskSpec[], keys: DiskKeys): Promise<void> {
+    return this.#parts.gate.admit(`Putting back keys of ${disks.length} disks`, async () => {
+      for (const disk of disks) {
+        const key = needKey(disk, keys.get(disk.id) ?? null);
+        await this.#encryptorOf(disk).resume?.(disk, await this.#medium(disk), key);
+      }
+      crashPoint('agent.unlock-paused.put-back');
+    });
+  }
+
+  async unpauseServer(serverId: ServerId): Promise<void> {
+    const [locked] = await this.lockedWhilePaused(serverId);
+    if (locked) throw new NightlatchError('disk-locked', { doing: `Unpausing server ${serverId}`, disk: locked });
+    await this.#parts.hypervisor.unpause(serverId);
   }
 
   consoleLog(serverId: ServerId, bytes: number): Promise<Buffer> {
@@ -372,6 +411,19 @@ export class LocalHostAgent implements HostAgent {
     const driver = this.#parts.drivers[storage];
     if (!driver) throw new Error(`this host has no storage driver for ${storage}`);
     return driver;
+  }
+
+  #encrypts(disk: DiskSpec): boolean {
+    return disk.encryption !== null;
+  }
+
+  #suspends(disk: DiskSpec): boolean {
+    return this.#encryptorOf(disk).suspend !== undefined;
+  }
+
+  #encryptorOf(disk: DiskSpec): Encryptor {
+    if (disk.encryption === null) throw new Error(`disk ${disk.id} is not encrypted`);
+    return this.#encryptor(disk, disk.encryption);
   }
 
   #encryptor(disk: DiskSpec, format: EncryptionFormat): Encryptor {

@@ -117,7 +117,25 @@ export interface HostAgent {
    */
   restoreServer(server: ServerSpec, memory: DiskSpec, keys: DiskKeys): Promise<void>;
 
-  pauseServer(serverId: ServerId): Promise<void>;
+  /**
+   * Stops the virtual CPUs. *Throws* pause-keeps-key, before that, when the host is to forget keys while their guest is
+   * paused and QEMU itself has that of one of `disks`.
+   */
+  pauseServer(serverId: ServerId, disks: readonly DiskSpec[]): Promise<void>;
+
+  /**
+   * Wipes the keys of a paused guest's disks from the host, where it is so configured; returns those disks. The guest still
+   * has them open. *Repeat*: fine; a guest that is not paused keeps its keys.
+   */
+  lockPaused(serverId: ServerId, disks: readonly DiskSpec[]): Promise<readonly DiskId[]>;
+
+  /** The disks of a guest whose keys `lockPaused` wiped, as the host finds it. */
+  lockedWhilePaused(serverId: ServerId): Promise<readonly DiskId[]>;
+
+  /** Puts the keys back. *Repeat*: fine. */
+  unlockPaused(disks: readonly DiskSpec[], keys: DiskKeys): Promise<void>;
+
+  /** Lets the virtual CPUs go on. *Throws* disk-locked when a key was not put back. *Repeat*: fine. */
   unpauseServer(serverId: ServerId): Promise<void>;
 
   /** The last `bytes` bytes of the serial console. Never fails for a server that does not run. */

@@ -75,6 +75,8 @@ export function leftOpen(found: Found): string[] {
 /** Each part is ended whatever becomes of the others; what failed is found again by whoever looks. */
 async function sweep(parts: LockDownParts): Promise<void> {
   const { hypervisor, exports, mappings } = parts;
+  // Before guests are told to end: they flush, and would wait for ever.
+  await mappings?.failSuspended('Locking the host').catch(() => {});
   const [domains] = await Promise.all([
     hypervisor === null ? [] : soon(hypervisor.domains()).catch(() => []),
     endGuests(parts.places).catch(() => {}),

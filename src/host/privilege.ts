@@ -98,8 +98,9 @@ function matches(shape: Shape, args: readonly string[], input: GivenInput, bound
 }
 
 function takes(shape: Shape, line: string, input: GivenInput): boolean {
-  if (typeof shape !== 'string') return input.kind === 'text' && shape.input.test(input.text);
-  return input.kind === (line.includes('--key-file=-') ? 'key' : 'none');
+  if (typeof shape !== 'string' && shape.input !== 'key') return input.kind === 'text' && shape.input.test(input.text);
+  const takesKey = typeof shape !== 'string' || line.includes('--key-file=-');
+  return input.kind === (takesKey ? 'key' : 'none');
 }
 
 /** How many of the first words the items can stand for. */

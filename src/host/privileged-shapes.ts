@@ -7,7 +7,7 @@
  * The programs named here run by no other shape, whoever runs the service. All other programs run with no more rights
  * than the service has, which is none where it is not root.
  */
-export type Shape = string | { readonly line: string; readonly input: RegExp };
+export type Shape = string | { readonly line: string; readonly input: RegExp | 'key' };
 export type Shapes = Readonly<Record<string, readonly Shape[]>>;
 
 const WORKQUEUES = '[--perf-no_read_workqueue] [--perf-no_write_workqueue]';
@@ -26,12 +26,17 @@ export const helperShapes = {
     `luksFormat -q --type luks2 --offset <number> --sector-size <sector> ${CIPHER} --pbkdf pbkdf2 --pbkdf-force-iterations <number> --key-file=- <volume>`,
     'resize --size <number> --key-file=- <mapping>',
     'close <mapping>',
+    'luksResume --key-file=- <mapping>',
   ],
   dmsetup: [
-    'info -c --noheadings --separator | -o name,uuid,open',
+    'info -c --noheadings --separator | -o name,uuid,open,suspended',
     // Without --showkeys.
     'table <mapping>',
     'wipe_table <mapping>',
+    'suspend <mapping>',
+    'message <mapping> 0 key wipe',
+    'clear <mapping>',
+    'resume <mapping>',
     'remove --deferred <mapping>',
     { line: 'create <probe>', input: /^0 8 error\n$/ },
     {
@@ -60,6 +65,8 @@ export const serviceShapes = {
     'open --type luks1 --test-passphrase --key-file=- <file>',
     'luksDump <file>',
   ],
+  // A whole table, its key in it: it could name any device, so the helper does not take it.
+  dmsetup: [{ line: 'reload <mapping>', input: 'key' }],
   blkdiscard: ['--zeroout [--offset <number>] --length <number> <volume>'],
   shred: ['--iterations 3 --size <number> <volume>'],
   mount: ['-t tmpfs -o <memory-options> nightlatch <file>', '--make-shared <file>'],

@@ -43,6 +43,7 @@ export async function openLocalHost(config: Config, paths: StatePaths, log: Logg
     undecidedEncryptionFormat: config.ephemeral_storage_encryption.enabled ? 'plain' : null,
     disksDirectory: paths.disks,
     runDirectory: paths.run,
+    lockOnPause: config.libvirt.lock_on_pause,
     ...storage,
     images: new ImageCache(paths.imageCache),
     hypervisor,

@@ -19,7 +19,7 @@ import {
   serverSpec,
 } from '#operations/context.ts';
 import type { Step } from '#operations/engine.ts';
-import { destroyDisks, storeKeys } from '#operations/steps.ts';
+import { destroyDisks, lockIfPaused, storeKeys, unlockPaused } from '#operations/steps.ts';
 
 /** What a client sees while the steps run. */
 export type ImageTasks = { readonly copy: TaskState; readonly pending: TaskState; readonly upload: TaskState };
@@ -89,17 +89,25 @@ async function copy(context: OperationContext, input: ServerInput, task: TaskSta
 
 type Copied = { readonly root: Disk; readonly snapshot: Disk };
 
-/** Leaves the root disk to its guest. The copy is what a power cut at that moment would have left on the disk. */
+/**
+ * Leaves the root disk to its guest. The copy is what a power cut at that moment would have left on the disk. A paused
+ * guest whose keys are gone has them back for the copy.
+ */
 async function copyRunning(
   context: OperationContext,
-  { requestId }: ServerInput,
+  input: ServerInput,
   { server, disks, agent }: PlacedServer,
   { root, snapshot }: Copied,
 ): Promise<void> {
   const copyDisk = (keys: DiskKeys) =>
     agent.copyRunningDisk(serverSpec(server, guestDisks(disks)), root, snapshot, keys);
-  await context.keys.lend([snapshot], 'snapshot', requestId, copyDisk);
-  await context.keys.close([snapshot], requestId);
+  await unlockPaused(context, input, 'snapshot');
+  try {
+    await context.keys.lend([snapshot], 'snapshot', input.requestId, copyDisk);
+  } finally {
+    await lockIfPaused(context, input);
+  }
+  await context.keys.close([snapshot], input.requestId);
 }
 
 /** Unlocks the root disk of a server that does not run for the copy alone; on any end both disks are locked again. */

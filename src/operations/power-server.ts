@@ -3,13 +3,22 @@ import { stateOf } from '#db/servers.ts';
 import {
   finish,
   finishWithFault,
+  guestDisks,
   loadPlaced,
   type OperationContext,
   type ServerInput,
   stateOnHost,
 } from '#operations/context.ts';
-import type { Operation } from '#operations/engine.ts';
-import { destroyBeside, endGuest, startGuest, stopGuest, takeOver } from '#operations/steps.ts';
+import type { Operation, Step } from '#operations/engine.ts';
+import {
+  destroyBeside,
+  endGuest,
+  lockIfPaused,
+  startGuest,
+  stopGuest,
+  takeOver,
+  unlockPaused,
+} from '#operations/steps.ts';
 
 const STOPPED = { vm_state: 'stopped', power_state: 'shutdown' } as const;
 const ACTIVE = { vm_state: 'active', power_state: 'running' } as const;
@@ -110,32 +119,45 @@ export function rebootServer(context: OperationContext, kind: 'soft' | 'hard'): 
 }
 
 /**
- * Pause server: its virtual CPUs stop; its keys stay with QEMU, under their leases.
+ * Pause server: its virtual CPUs stop. Its keys stay on the host, under their leases, unless the host is configured to
+ * forget them for that time.
  *
- * | step   | effect           | compensation                  | a repeat |
- * |--------|------------------|-------------------------------|----------|
- * | pause  | CPUs stopped     | none: the fault says how it is | fine    |
- * | finish | PAUSED           | –                             | same     |
+ * | step   | effect                                             | compensation                        | a repeat |
+ * |--------|----------------------------------------------------|-------------------------------------|----------|
+ * | pause  | CPUs stopped                                       | none: the fault says how it is      | fine     |
+ * | lock   | where so configured: keys wiped, leases closed     | keys put back, the guest runs again | fine     |
+ * | finish | PAUSED                                             | –                                   | same     |
  */
 export function pauseServer(context: OperationContext): Operation<ServerInput> {
   return {
     name: 'pause-server',
     steps: [
-      {
-        name: 'pause',
-        run: async ({ serverId }) => (await loadPlaced(context, serverId)).agent.pauseServer(serverId),
-      },
+      { name: 'pause', run: ({ serverId }) => pause(context, serverId) },
+      lockPaused(context),
       { name: 'finish', run: (input) => finish(context, input, { vm_state: 'paused', power_state: 'paused' }) },
     ],
     failed: (input, failure) => finishWithFault(context, input, failure),
   };
 }
 
-/** Unpause server: the reverse of pause, step by step. */
+/**
+ * Unpause server.
+ *
+ * | step    | effect                                         | compensation              | a repeat |
+ * |---------|------------------------------------------------|---------------------------|----------|
+ * | unlock  | leases open and keys put back, where any are gone | keys wiped, leases closed | fine  |
+ * | unpause | CPUs go on                                     | none: the fault says how it is | fine |
+ * | finish  | ACTIVE                                         | –                         | same     |
+ */
 export function unpauseServer(context: OperationContext): Operation<ServerInput> {
   return {
     name: 'unpause-server',
     steps: [
+      {
+        name: 'unlock',
+        run: (input) => unlockPaused(context, input, 'run'),
+        undo: (input) => lockIfPaused(context, input),
+      },
       {
         name: 'unpause',
         run: async ({ serverId }) => (await loadPlaced(context, serverId)).agent.unpauseServer(serverId),
@@ -143,5 +165,24 @@ export function unpauseServer(context: OperationContext): Operation<ServerInput>
       { name: 'finish', run: (input) => finish(context, input, ACTIVE) },
     ],
     failed: (input, failure) => finishWithFault(context, input, failure),
+  };
+}
+
+async function pause(context: OperationContext, serverId: ServerInput['serverId']): Promise<void> {
+  const { disks, agent } = await loadPlaced(context, serverId);
+  await agent.pauseServer(serverId, guestDisks(disks));
+}
+
+function lockPaused(context: OperationContext): Step<ServerInput> {
+  return {
+    name: 'lock',
+    run: (input) => lockIfPaused(context, input),
+    async undo(input) {
+      await unlockPaused(context, input, 'run');
+      const { agent } = await loadPlaced(context, input.serverId);
+      const { servers } = await agent.inventory();
+      const isPaused = servers.some(({ id, state }) => id === input.serverId && state === 'paused');
+      if (isPaused) await agent.unpauseServer(input.serverId);
+    },
   };
 }

@@ -3,6 +3,7 @@ import type { Disk, DiskContent } from '#core/disk.ts';
 import { endUnplacedDisks, updateDisk } from '#db/disks.ts';
 import type { Server } from '#db/servers.ts';
 import type { DiskKeys } from '#host/host-agent.ts';
+import type { LeaseReason } from '#keys/leases.ts';
 import {
   checkNotTakenOver,
   contentOf,
@@ -59,6 +60,29 @@ export async function endGuest(context: OperationContext, input: ServerInput, gr
   if (!placed) return;
   await placed.agent.stopServer(input.serverId, placed.disks, gracefulMs);
   await context.keys.close(placed.disks, input.requestId);
+}
+
+/** Wipes the keys of a paused guest, where its host does that, and closes their leases. *Repeat*: fine. */
+export async function lockIfPaused(context: OperationContext, { serverId, requestId }: ServerInput): Promise<void> {
+  const { disks, agent } = await loadPlaced(context, serverId);
+  const locked = await agent.lockPaused(serverId, guestDisks(disks));
+  await context.keys.close(
+    disks.filter(({ id }) => locked.includes(id)),
+    requestId,
+  );
+}
+
+/** Puts back the keys that `lockIfPaused` wiped, under leases. *Repeat*: fine. */
+export async function unlockPaused(
+  context: OperationContext,
+  { serverId, requestId }: ServerInput,
+  reason: LeaseReason,
+): Promise<void> {
+  const { disks, agent } = await loadPlaced(context, serverId);
+  const locked = await agent.lockedWhilePaused(serverId);
+  const theirs = disks.filter(({ id }) => locked.includes(id));
+  if (theirs.length === 0) return;
+  await context.keys.lend(theirs, reason, requestId, (keys) => agent.unlockPaused(theirs, keys));
 }
 
 /** Makes and stores the key of each encrypted disk that has none. Undo destroys the keys and ends the disks' rows. */

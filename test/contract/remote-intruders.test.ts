@@ -67,7 +67,7 @@ async function refusesControl(credentials: Credentials, reason: RegExp): Promise
 async function stillServes(): Promise<void> {
   await using control = lab.connect();
   const count = paused;
-  await control.agent.pauseServer(newId());
+  await control.agent.pauseServer(newId(), []);
   assert.equal(paused, count + 1);
 }
 
@@ -211,16 +211,16 @@ describe('one control plane at a time:', () => {
     await using second = lab.connect();
     await waitUntil('the second was told', async () => second.changes.length > 0);
     assert.match(String(second.changes[0]), /another control plane is connected/);
-    await assert.rejects(second.agent.pauseServer(newId()), (error) => {
+    await assert.rejects(second.agent.pauseServer(newId(), []), (error) => {
       assert.ok(error instanceof NightlatchError);
       assert.deepEqual([error.code, error.retry, error.status], ['host-unavailable', 'later', 503]);
       assert.match(error.message, /^Asking host far to pause server failed: .* Guests there run on\./);
       return true;
     });
-    await first.agent.pauseServer(newId());
+    await first.agent.pauseServer(newId(), []);
     await first[Symbol.asyncDispose]();
     assert.ok(await second.whenUp(10_000));
-    await second.agent.pauseServer(newId());
+    await second.agent.pauseServer(newId(), []);
   });
 });
 

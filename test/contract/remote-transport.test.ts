@@ -64,7 +64,7 @@ test('results come back as they were; errors of the catalogue with their details
   await using remote = lab.connect();
   assert.deepEqual(await remote.agent.inventory(), facts);
   assert.equal((await remote.agent.consoleLog(newId(), 3_000_000)).length, 3_000_000);
-  await assert.rejects(remote.agent.pauseServer(newId()), (error) => {
+  await assert.rejects(remote.agent.pauseServer(newId(), []), (error) => {
     assert.ok(error instanceof NightlatchError);
     assert.deepEqual([error.code, error.details], ['disk-wrong-key', { disk: 'd1' }]);
     return true;

@@ -25,6 +25,7 @@ const variants: Readonly<Record<string, Variant>> = {
       { file: 'test/second-kernel/lvm-service.test.ts' },
       { file: 'test/second-kernel/lvm-host.test.ts' },
       { file: 'test/second-kernel/lvm-legacy.test.ts' },
+      { file: 'test/second-kernel/lock-on-pause-service.test.ts' },
       { file: 'test/contract/storage-driver.test.ts' },
       { file: 'test/contract/encryptor.test.ts' },
       { file: 'test/contract/disk-fill.test.ts' },

@@ -163,7 +163,7 @@ test('the panic button: guests with every kind of disk end at once, and nothing 
   if (!first || !second) throw new Error('two servers');
   await agent.startServer(first.server, first.keys);
   await agent.startServer({ ...second.server, name: 'instance-00000002' }, second.keys);
-  await agent.pauseServer(second.server.id);
+  await agent.pauseServer(second.server.id, []);
   assert.equal(crypt().length, 4);
   await agent.lockDown();
   await assertLocked();

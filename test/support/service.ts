@@ -21,7 +21,7 @@ export type ServiceOptions = {
   readonly defaults?: string;
   /** Whether it runs guests on its own machine. */
   readonly localHost?: boolean;
-  /** More TOML, whole groups. */
+  /** More lines of the group `libvirt`, then whole groups. */
   readonly more?: string;
   /** Called with the state directory, which does not exist yet, before the first start. */
   readonly prepare?: (stateDirectory: string) => Promise<void>;

@@ -117,8 +117,10 @@ function commands(items: readonly Item[]): fc.Arbitrary<Filled[]> {
 /** What a shape takes on standard input. */
 function inputOf(shape: Shape): GivenInput {
   if (typeof shape === 'string') return { kind: shape.includes('--key-file=-') ? 'key' : 'none' };
+  const { input } = shape;
+  if (input === 'key') return { kind: 'key' };
   const texts = ['0 8 error\n', '0 8 crypt aes-xts-plain64 a5a55a5a 0 /dev/mapper/nl-probe-12 0\n'];
-  return { kind: 'text', text: texts.find((text) => shape.input.test(text)) ?? '' };
+  return { kind: 'text', text: texts.find((text) => input.test(text)) ?? '' };
 }
 
 /** What must not stand in a hole instead of a word that fits it. */

@@ -47,6 +47,15 @@ export interface Encryptor {
   /** Ends an unlock: flushes, then forgets the key. *Repeat*: a disk that is not unlocked is fine. */
   lock(disk: DiskSpec): Promise<void>;
 
+  /**
+   * Wipes the key of a disk that stays open: whoever reads or writes it waits until `resume`. Absent where the key cannot
+   * be had back from the one who decrypts. *Repeat*: fine.
+   */
+  suspend?(disk: DiskSpec): Promise<void>;
+
+  /** Puts the key back; what waited goes on. *Repeat*: a disk that is not suspended is fine. *Throws* disk-wrong-key. */
+  resume?(disk: DiskSpec, medium: Medium, key: Secret): Promise<void>;
+
   /** The disks that are unlocked on this host now, by id, whoever unlocked them. */
   unlocked(): Promise<string[]>;
 

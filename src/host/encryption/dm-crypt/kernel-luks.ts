@@ -2,6 +2,7 @@ import { SECTOR } from '#core/sizes.ts';
 import { type MappingOptions, openMapping } from '#host/encryption/dm-crypt/opening.ts';
 import type { Encryptor } from '#host/encryption/encryptor.ts';
 import type { Mappings } from './mappings.ts';
+import { resumeLuks, suspendMapping } from './suspending.ts';
 
 /**
  * LUKSv1 opened by the kernel instead of by QEMU (`luks_engine = "dm-crypt"`). `headers` does all that concerns the
@@ -28,6 +29,8 @@ export function kernelLuksEncryptor(headers: Encryptor, mappings: Mappings, opti
     },
 
     lock: (disk) => mappings.close(mappings.nameOf(disk), `Locking disk ${disk.id}`),
+    suspend: (disk) => suspendMapping(mappings, disk),
+    resume: (disk, _medium, key) => resumeLuks(mappings, disk, key),
     unlocked: async () => (await mappings.list()).map(({ diskId }) => diskId),
   };
 }

@@ -10,6 +10,7 @@ import { run } from '#host/exec.ts';
 import { hasCode, readUpTo } from '#host/files.ts';
 import { LUKS2_METADATA_BYTES, type Luks2Facts, parseLuks2Header } from './luks2-header.ts';
 import type { Mappings } from './mappings.ts';
+import { resumeLuks, suspendMapping } from './suspending.ts';
 
 /** The fewest iterations the format allows: a passphrase of 256 random bits gains nothing from more. */
 const ITERATIONS = 1000;
@@ -46,6 +47,8 @@ export function luks2Encryptor(mappings: Mappings, options: MappingOptions): Enc
     },
 
     lock: (disk) => mappings.close(mappings.nameOf(disk), `Locking disk ${disk.id}`),
+    suspend: (disk) => suspendMapping(mappings, disk),
+    resume: (disk, _medium, key) => resumeLuks(mappings, disk, key),
     unlocked: async () => (await mappings.list()).map(({ diskId }) => diskId),
     inspect,
     destroy: (disk, medium) => overwriteHeader(disk, medium),

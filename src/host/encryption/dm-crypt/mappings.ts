@@ -1,5 +1,6 @@
 import type { DiskSpec } from '#core/disk.ts';
 import { type DiskId, type HostPath, isUuid, type ServerId } from '#core/ids.ts';
+import type { Secret } from '#core/secret.ts';
 import { run } from '#host/exec.ts';
 import { type CryptTable, parseCryptTable } from './table.ts';
 
@@ -12,6 +13,8 @@ export type Mapping = {
   readonly diskId: DiskId;
   /** Something has it open now. */
   readonly isOpen: boolean;
+  /** Reading and writing wait; its key may be wiped. */
+  readonly isSuspended: boolean;
 };
 
 /** Short: device-mapper cuts a mapping's UUID, which holds its name too, at 128 characters without a word. */
@@ -38,7 +41,7 @@ export class Mappings {
   }
 
   async list(): Promise<Mapping[]> {
-    const fields = ['-c', '--noheadings', '--separator', '|', '-o', 'name,uuid,open'];
+    const fields = ['-c', '--noheadings', '--separator', '|', '-o', 'name,uuid,open,suspended'];
     const { stdout } = await dmsetup(['info', ...fields], 'Listing mappings');
     return stdout.split('\n').flatMap(readMapping);
   }
@@ -50,7 +53,35 @@ export class Mappings {
 
   /** What a mapping really is, without its key. Null: it is no single crypt mapping. */
   async table(name: string, doing: string): Promise<CryptTable | null> {
-    return parseCryptTable((await dmsetup(['table', name], doing)).stdout);
+    return parseCryptTable(await this.tableLine(name, doing));
+  }
+
+  /** The kernel's own words for it, with zeros for the key, or the name of the key. */
+  async tableLine(name: string, doing: string): Promise<string> {
+    return (await dmsetup(['table', name], doing)).stdout;
+  }
+
+  /** Makes reading and writing wait, then wipes the key from the kernel. *Repeat*: fine. */
+  async suspend(name: string, doing: string): Promise<void> {
+    await dmsetup(['suspend', name], doing);
+    // A `replaceTable` that was cut short may have left one that has the key.
+    await dmsetup(['clear', name], doing);
+    await dmsetup(['message', name, '0', 'key', 'wipe'], doing);
+  }
+
+  /** Gives a suspended mapping this table, key included, and lets what waited go on. *Repeat*: fine. */
+  async replaceTable(name: string, table: Secret, doing: string): Promise<void> {
+    await run('dmsetup', ['reload', name], { doing, stdin: table, timeoutMs: TIMEOUT_MS });
+    await dmsetup(['resume', name], doing);
+  }
+
+  /**
+   * What waits for a suspended mapping of those that `which` names fails from now on, instead of holding up the end of
+   * the process that waits. *Repeat*: fine.
+   */
+  async failSuspended(doing: string, which: (mapping: Mapping) => boolean = () => true): Promise<void> {
+    const suspended = (await this.list()).filter((mapping) => mapping.isSuspended && which(mapping));
+    for (const { name } of suspended) await dmsetup(['wipe_table', name], doing);
   }
 
   /**
@@ -67,11 +98,12 @@ export class Mappings {
 }
 
 function readMapping(line: string): Mapping[] {
-  const [name = '', uuid = '', open = ''] = line.trim().split('|');
+  const [name = '', uuid = '', open = '', state = ''] = line.trim().split('|');
   const serverId = name.slice(PREFIX.length, PREFIX.length + UUID_LENGTH);
   const diskId = name.slice(PREFIX.length + UUID_LENGTH + 1);
   if (!name.startsWith(PREFIX) || !isUuid(serverId) || !isUuid(diskId)) return [];
-  return [{ name, uuid, serverId: serverId as ServerId, diskId: diskId as DiskId, isOpen: open !== '0' }];
+  const owner = { serverId: serverId as ServerId, diskId: diskId as DiskId };
+  return [{ name, uuid, ...owner, isOpen: open !== '0', isSuspended: state === 'Suspended' }];
 }
 
 function dmsetup(args: readonly string[], doing: string) {

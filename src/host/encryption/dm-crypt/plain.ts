@@ -4,6 +4,7 @@ import { type MappingOptions, openMapping } from '#host/encryption/dm-crypt/open
 import { sectorBytesFor } from '#host/encryption/dm-crypt/sectors.ts';
 import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import type { Mappings } from './mappings.ts';
+import { resumePlain, suspendMapping } from './suspending.ts';
 
 /** What a plain disk is opened with; it has no header to keep it in. */
 export type PlainParameters = {
@@ -64,6 +65,8 @@ export function plainEncryptor(mappings: Mappings, options: MappingOptions): Enc
     },
 
     lock: (disk) => mappings.close(mappings.nameOf(disk), `Locking disk ${disk.id}`),
+    suspend: (disk) => suspendMapping(mappings, disk),
+    resume: (disk, medium, key) => resumePlain(mappings, disk, parametersOf(disk, medium), key),
     unlocked: async () => (await mappings.list()).map(({ diskId }) => diskId),
 
     async inspect(disk, medium) {

@@ -10,26 +10,31 @@ import { serversOnHost } from '#db/servers.ts';
 export type Host = Selectable<Schema['hosts']>;
 /** A host not heard of for so long is down. */
 const DOWN_AFTER_MS = 30_000;
-/** What is written of a host until its agent tells more. */
-const UNSEEN = {
-  ...{ traits: [], vcpus: 0, memory_mib: 0, disk_gib: 0, virt_type: 'qemu', storage: 'raw' },
-  ...{ default_encryption_format: 'luks', seen_at: new Date(0) },
-} as const satisfies Omit<HostReport, 'name'> | object;
-
 /** What is taken of a host. */
 export type HostUse = { readonly vcpus: number; readonly memoryMib: number; readonly diskGib: number };
 
 /** What a host says of itself. Which boot it is in is for `recordBoot`. */
 export type HostReport = Omit<Host, 'address' | 'certificate' | 'boot_id'>;
 
-export async function saveHost(db: Queryable, report: HostReport): Promise<void> {
-  const { name, ...facts } = report;
+/** What is written of a host until its agent tells more. */
+const UNSEEN: Omit<HostReport, 'name'> = {
+  traits: [],
+  vcpus: 0,
+  memory_mib: 0,
+  disk_gib: 0,
+  virt_type: 'qemu',
+  storage: 'raw',
+  default_encryption_format: 'luks',
+  undecided_encryption_format: null,
+  seen_at: new Date(0),
+};
+
+export async function saveHost(db: Queryable, { name, ...facts }: HostReport): Promise<void> {
   await db
     .insertInto('hosts')
-    .values({ ...report, address: null, certificate: null, boot_id: null })
+    .values({ name, ...facts, address: null, certificate: null, boot_id: null })
     .onConflict((conflict) => conflict.column('name').doUpdateSet(facts))
     .execute();
-  void name;
 }
 
 /** The boot that was recorded last; null: none. */

@@ -90,7 +90,7 @@ export class VolumeLab implements AsyncDisposable {
     await this.lab.relogin();
     // The answer may never come: the process can be dead before it is sent.
     await request().catch(() => {});
-    await this.lab.service.ended(30_000);
+    await this.lab.service.ended(180_000);
     await this.lab.service.launch();
     await this.lab.relogin();
   }

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import { run, startDaemon } from '#host/exec.ts';
+import { hasCode } from '#host/files.ts';
 import { checkRoot, prepareRunDirectory, runPaths } from '#host/run-directory.ts';
 import { daemonConfig } from './daemon-config.ts';
 
@@ -147,7 +148,12 @@ export class PrivateLibvirt implements AsyncDisposable {
   async #stopDaemon(name: DaemonName): Promise<void> {
     const deadline = Date.now() + STOP_TIMEOUT_MS;
     for (let pid = await this.#pid(name); pid !== null; pid = await this.#pid(name)) {
-      process.kill(pid, Date.now() > deadline ? 'SIGKILL' : 'SIGTERM');
+      try {
+        process.kill(pid, Date.now() > deadline ? 'SIGKILL' : 'SIGTERM');
+      } catch (error) {
+        // It ended between the look and the signal.
+        if (!hasCode(error, 'ESRCH')) throw error;
+      }
       await sleep(POLL_MS);
     }
   }

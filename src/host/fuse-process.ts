@@ -1,5 +1,4 @@
-import { readdir, readFile } from 'node:fs/promises';
-import { hasCode } from '#host/files.ts';
+import { processIds, readCommandLine, signalProcess } from '#host/processes.ts';
 
 /** A running program that exports a disk, recognised by its command line and by nothing that can go stale. */
 export type ExportProcess = { readonly pid: number; readonly mountpoint: string };
@@ -18,7 +17,7 @@ export function exportArgument(mountpoint: string): string {
 
 /** Every process on this host that exports a disk to a path below `folder`, whoever started it. */
 export async function findExportProcesses(folder: string): Promise<ExportProcess[]> {
-  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+  const pids = await processIds();
   const found = await Promise.all(pids.map(async (pid) => ({ pid, mountpoint: await exportedBy(pid) })));
   return found.flatMap(({ pid, mountpoint }) => (mountpoint?.startsWith(`${folder}/`) ? [{ pid, mountpoint }] : []));
 }
@@ -28,14 +27,7 @@ export async function findExportProcesses(folder: string): Promise<ExportProcess
  * A process that ended has an empty command line, also while its parent has not yet collected it.
  */
 export async function signalExportProcess(process_: ExportProcess, signal: NodeJS.Signals | 0): Promise<boolean> {
-  if ((await exportedBy(process_.pid)) !== process_.mountpoint) return false;
-  try {
-    process.kill(process_.pid, signal);
-    return true;
-  } catch (error) {
-    if (hasCode(error, 'ESRCH')) return false;
-    throw error;
-  }
+  return (await exportedBy(process_.pid)) === process_.mountpoint && signalProcess(process_.pid, signal);
 }
 
 async function exportedBy(pid: number): Promise<string | null> {
@@ -52,15 +44,5 @@ function parseMountpoint(argument: string): string | null {
     return typeof mountpoint === 'string' ? mountpoint : null;
   } catch {
     return null;
-  }
-}
-
-async function readCommandLine(pid: number): Promise<string> {
-  try {
-    return await readFile(`/proc/${pid}/cmdline`, 'utf8');
-  } catch (error) {
-    // A process may end at any moment; reading it then says ENOENT or ESRCH.
-    if (hasCode(error, 'ENOENT', 'ESRCH')) return '';
-    throw error;
   }
 }

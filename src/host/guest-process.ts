@@ -1,6 +1,5 @@
-import { readdir, readFile } from 'node:fs/promises';
 import { isUuid, type ServerId } from '#core/ids.ts';
-import { hasCode } from '#host/files.ts';
+import { processIds, readCommandLine, signalProcess } from '#host/processes.ts';
 
 /** A running QEMU that is the guest of a server. */
 export type GuestProcess = { readonly pid: number; readonly serverId: ServerId };
@@ -13,7 +12,7 @@ export type DiskPlaces = { readonly disksDirectory: string; readonly volumeGroup
  * command line names a disk of the server that they themselves are.
  */
 export async function findGuestProcesses(places: DiskPlaces): Promise<GuestProcess[]> {
-  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+  const pids = await processIds();
   const found = await Promise.all(pids.map(async (pid) => ({ pid, serverId: await guestOf(pid, places) })));
   return found.flatMap(({ pid, serverId }) => (serverId === null ? [] : [{ pid, serverId }]));
 }
@@ -24,12 +23,7 @@ export async function signalGuest(
   places: DiskPlaces,
   signal: NodeJS.Signals,
 ): Promise<void> {
-  if ((await guestOf(pid, places)) !== serverId) return;
-  try {
-    process.kill(pid, signal);
-  } catch (error) {
-    if (!hasCode(error, 'ESRCH')) throw error;
-  }
+  if ((await guestOf(pid, places)) === serverId) signalProcess(pid, signal);
 }
 
 /** A process that ended has an empty command line, also while nobody has collected it yet; its memory is gone. */
@@ -44,14 +38,4 @@ async function guestOf(pid: number, { disksDirectory, volumeGroup }: DiskPlaces)
     ...(volumeGroup === null ? [] : [`"/dev/${volumeGroup}/${serverId}_`]),
   ];
   return words.some((word) => disks.some((disk) => word.includes(disk))) ? (serverId as ServerId) : null;
-}
-
-async function readCommandLine(pid: number): Promise<string> {
-  try {
-    return await readFile(`/proc/${pid}/cmdline`, 'utf8');
-  } catch (error) {
-    // A process may end at any moment; reading it then says ENOENT or ESRCH.
-    if (hasCode(error, 'ENOENT', 'ESRCH')) return '';
-    throw error;
-  }
 }

@@ -1,6 +1,7 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { hasCode } from '#host/files.ts';
+import { signalProcess } from '#host/processes.ts';
 import type { StatePaths } from '#main/state-paths.ts';
 
 const END_TIMEOUT_MS = 10_000;
@@ -20,7 +21,7 @@ export async function endServiceProcess({ serviceProcess }: StatePaths): Promise
   });
   const pid = Number(noted.split(' ')[0]);
   if (!(pid > 1) || (await identityOf(pid)) !== noted) return false;
-  process.kill(pid, 'SIGKILL');
+  signalProcess(pid, 'SIGKILL');
   const deadline = Date.now() + END_TIMEOUT_MS;
   while ((await identityOf(pid)) === noted) {
     if (Date.now() > deadline) throw new Error(`process ${pid}, which serves, cannot be killed`);

@@ -5,7 +5,8 @@ import { fileURLToPath } from 'node:url';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import { run, startDaemon } from '#host/exec.ts';
-import { hasCode } from '#host/files.ts';
+import { ignoring } from '#host/files.ts';
+import { readCommandLine, signalProcess } from '#host/processes.ts';
 import { checkRoot, prepareRunDirectory, runPaths } from '#host/run-directory.ts';
 import { daemonConfig } from './daemon-config.ts';
 
@@ -148,12 +149,7 @@ export class PrivateLibvirt implements AsyncDisposable {
   async #stopDaemon(name: DaemonName): Promise<void> {
     const deadline = Date.now() + STOP_TIMEOUT_MS;
     for (let pid = await this.#pid(name); pid !== null; pid = await this.#pid(name)) {
-      try {
-        process.kill(pid, Date.now() > deadline ? 'SIGKILL' : 'SIGTERM');
-      } catch (error) {
-        // It ended between the look and the signal.
-        if (!hasCode(error, 'ESRCH')) throw error;
-      }
+      signalProcess(pid, Date.now() > deadline ? 'SIGKILL' : 'SIGTERM');
       await sleep(POLL_MS);
     }
   }
@@ -162,7 +158,7 @@ export class PrivateLibvirt implements AsyncDisposable {
   async #pid(name: DaemonName): Promise<number | null> {
     const pid = Number((await readText(this.#pidFile(name))).trim());
     if (!Number.isInteger(pid) || pid <= 1) return null;
-    const commandLine = (await readText(`/proc/${pid}/cmdline`)).split('\0');
+    const commandLine = (await readCommandLine(pid)).split('\0');
     return commandLine.includes(this.#configFile(name)) ? pid : null;
   }
 
@@ -180,11 +176,7 @@ export class PrivateLibvirt implements AsyncDisposable {
 }
 
 async function readText(path: string): Promise<string> {
-  return readFile(path, 'utf8').catch((error: NodeJS.ErrnoException) => {
-    // ESRCH: the process ended while its file was being read.
-    if (error.code === 'ENOENT' || error.code === 'ESRCH') return '';
-    throw error;
-  });
+  return readFile(path, 'utf8').catch((error: unknown) => ignoring('ENOENT')(error) ?? '');
 }
 
 function isAlive(pid: number): boolean {

@@ -126,7 +126,7 @@ export class LocalHostAgent implements HostAgent {
     await driver.create(disk, overlays ? backing : null);
     crashPoint('agent.create-disk.allocated');
     if (disk.encryption !== null) {
-      await this.#encryptor(disk, disk.encryption).format(disk, await this.#medium(disk), needKey(disk, key));
+      await this.#encryptorOf(disk).format(disk, await this.#medium(disk), needKey(disk, key));
     }
     crashPoint('agent.create-disk.formatted');
     if (content.kind === 'blank' || overlays) return;
@@ -169,7 +169,7 @@ export class LocalHostAgent implements HostAgent {
 
   async destroyDisk(disk: DiskSpec): Promise<void> {
     await this.#lock(disk);
-    if (disk.encryption !== null) await this.#destroyHeader(disk, disk.encryption);
+    if (disk.encryption !== null) await this.#destroyHeader(disk);
     crashPoint('agent.destroy-disk.header-destroyed');
     await this.#driver(disk.storage).delete(disk);
   }
@@ -362,8 +362,7 @@ export class LocalHostAgent implements HostAgent {
     act: (domain: DomainSpec, keys: readonly DomainKey[]) => Promise<void>,
   ): Promise<void> {
     const unlocked = new Map<DiskId, DiskAttachment>();
-    const isDevice = (disk: DiskSpec) =>
-      disk.encryption !== null && this.#encryptor(disk, disk.encryption).attach === 'device';
+    const isDevice = (disk: DiskSpec) => disk.encryption !== null && this.#encryptorOf(disk).attach === 'device';
     try {
       for (const disk of server.disks.filter(isDevice)) unlocked.set(disk.id, await this.#unlockDevice(disk, keys));
       const byQemu = server.disks.filter((disk) => !isDevice(disk));
@@ -376,10 +375,8 @@ export class LocalHostAgent implements HostAgent {
   }
 
   async #unlockDevice(disk: DiskSpec, keys: DiskKeys): Promise<DiskAttachment> {
-    const format = disk.encryption;
-    if (format === null) throw new Error(`disk ${disk.id} is not encrypted`);
     const key = needKey(disk, keys.get(disk.id) ?? null);
-    const path = await this.#encryptor(disk, format).unlock(disk, await this.#medium(disk), key);
+    const path = await this.#encryptorOf(disk).unlock(disk, await this.#medium(disk), key);
     return { path, format: 'raw', blockDevice: { usedBytes: disk.sizeBytes } };
   }
 
@@ -423,12 +420,8 @@ export class LocalHostAgent implements HostAgent {
 
   #encryptorOf(disk: DiskSpec): Encryptor {
     if (disk.encryption === null) throw new Error(`disk ${disk.id} is not encrypted`);
-    return this.#encryptor(disk, disk.encryption);
-  }
-
-  #encryptor(disk: DiskSpec, format: EncryptionFormat): Encryptor {
-    const encryptor = this.#encryptorFor(disk.storage, format);
-    if (!encryptor) throw new Error(`this host has no encryptor for ${format} on ${disk.storage}`);
+    const encryptor = this.#encryptorFor(disk.storage, disk.encryption);
+    if (!encryptor) throw new Error(`this host has no encryptor for ${disk.encryption} on ${disk.storage}`);
     return encryptor;
   }
 
@@ -440,7 +433,7 @@ export class LocalHostAgent implements HostAgent {
 
   /** A header that is missing is told as such, with its path, instead of as whatever QEMU makes of it. */
   async #checkHeader(disk: DiskSpec): Promise<void> {
-    if (disk.encryption !== null) await this.#encryptor(disk, disk.encryption).inspect(disk, await this.#medium(disk));
+    if (disk.encryption !== null) await this.#encryptorOf(disk).inspect(disk, await this.#medium(disk));
   }
 
   /** QEMU says that a key opens no disk, and not of which; trying each alone tells. *Throws* disk-wrong-key. */
@@ -457,9 +450,9 @@ export class LocalHostAgent implements HostAgent {
   }
 
   /** A medium that is already gone, or never got its place for a header, has nothing left to destroy. */
-  async #destroyHeader(disk: DiskSpec, format: EncryptionFormat): Promise<void> {
+  async #destroyHeader(disk: DiskSpec): Promise<void> {
     try {
-      await this.#encryptor(disk, format).destroy(disk, await this.#medium(disk));
+      await this.#encryptorOf(disk).destroy(disk, await this.#medium(disk));
     } catch (error) {
       const isGone = error instanceof NightlatchError && /^disk-(header-)?missing$/.test(error.code);
       if (!isGone) throw error;
@@ -475,7 +468,7 @@ export class LocalHostAgent implements HostAgent {
       const path =
         disk.encryption === null
           ? await exposePlainDisk(this.#parts.exports, disk, this.#driver(disk.storage).attachment(disk))
-          : await this.#encryptor(disk, disk.encryption).unlock(disk, await this.#medium(disk), needKey(disk, key));
+          : await this.#encryptorOf(disk).unlock(disk, await this.#medium(disk), needKey(disk, key));
       await use(path);
     } finally {
       await this.#lock(disk);
@@ -484,7 +477,7 @@ export class LocalHostAgent implements HostAgent {
 
   async #lock(disk: DiskSpec): Promise<void> {
     if (disk.encryption === null) await this.#parts.exports.withdraw(disk.id);
-    else await this.#encryptor(disk, disk.encryption).lock(disk);
+    else await this.#encryptorOf(disk).lock(disk);
   }
 }
 

@@ -1,12 +1,33 @@
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
-import type { DiskId, HostName, ImageId, ProjectId, SecretId, ServerId } from '#core/ids.ts';
+import type {
+  BackendName,
+  DiskId,
+  HostName,
+  ImageId,
+  ProjectId,
+  SecretId,
+  ServerId,
+  SnapshotId,
+  VolumeId,
+} from '#core/ids.ts';
 
 /**
  * What a server uses a disk for, in the order a guest sees them. Saved memory and the config drive are disks like any
  * other. `rescue`: a rescued server starts from it. `snapshot`: no guest sees it, it becomes the data of an image.
  */
-export const diskRoles = ['rescue', 'root', 'ephemeral', 'swap', 'config-drive', 'memory', 'snapshot'] as const;
+export const serverDiskRoles = ['rescue', 'root', 'ephemeral', 'swap', 'config-drive', 'memory', 'snapshot'] as const;
+/** Disks with a life of their own: a volume, and what a volume was at one moment. */
+export const volumeDiskRoles = ['volume', 'volume-snapshot'] as const;
+export const diskRoles = [...serverDiskRoles, ...volumeDiskRoles] as const;
 export type DiskRole = (typeof diskRoles)[number];
+
+/** What a disk belongs to; its role says which of them. */
+export type DiskOwnerId = ServerId | VolumeId | SnapshotId;
+
+/** The server that a disk is part of; null: it is a volume's or a snapshot's. */
+export function serverOfDisk({ role, ownerId }: Pick<DiskSpec, 'role' | 'ownerId'>): ServerId | null {
+  return role === 'volume' || role === 'volume-snapshot' ? null : (ownerId as ServerId);
+}
 
 /**
  * How far a disk has come, durable. `absent`: nothing stored. `key-stored`: its secret is durable and the medium may be
@@ -51,9 +72,11 @@ export type ConfigDriveFile = { readonly path: string; readonly base64: string }
 /** One disk as a host needs to know it. Sizes are what the guest can use; headers come on top. */
 export type DiskSpec = {
   readonly id: DiskId;
-  readonly serverId: ServerId;
+  readonly ownerId: DiskOwnerId;
+  /** The volume backend that keeps it; null: it lies where its host keeps servers' disks. */
+  readonly backend: BackendName | null;
   readonly role: DiskRole;
-  /** Position among the server's disks of the same role, from 0. */
+  /** Position among its owner's disks of the same role, from 0. */
   readonly ordinal: number;
   /** Tells a disk from the one it replaces, from 0. */
   readonly generation: number;

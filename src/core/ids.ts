@@ -11,7 +11,15 @@ export type DiskId = Branded<'DiskId'>;
 export type SecretId = Branded<'SecretId'>;
 export type LeaseId = Branded<'LeaseId'>;
 export type ImageId = Branded<'ImageId'>;
+export type VolumeId = Branded<'VolumeId'>;
+export type VolumeTypeId = Branded<'VolumeTypeId'>;
+export type SnapshotId = Branded<'SnapshotId'>;
+export type BackupId = Branded<'BackupId'>;
+export type AttachmentId = Branded<'AttachmentId'>;
+export type TransferId = Branded<'TransferId'>;
 export type HostName = Branded<'HostName'>;
+/** A volume backend's name in its host's configuration. */
+export type BackendName = Branded<'BackendName'>;
 /** An absolute path on a compute host. */
 export type HostPath = Branded<'HostPath'>;
 

@@ -24,7 +24,7 @@ export async function disksOf(db: Queryable, serverId: ServerId): Promise<DiskRo
   const rows = await db
     .selectFrom('disks')
     .selectAll()
-    .where('server_id', '=', serverId)
+    .where('owner_id', '=', serverId)
     .where('state', '<>', 'destroyed')
     .execute();
   const place = ({ role }: DiskRow) => diskRoles.indexOf(role);
@@ -72,7 +72,7 @@ export async function placeDisks(db: Queryable, serverId: ServerId, place: DiskP
         .else(eb.fn.coalesce('encryption', eb.val(place.defaultFormat)))
         .end(),
     }))
-    .where('server_id', '=', serverId)
+    .where('owner_id', '=', serverId)
     .where('state', '=', 'absent')
     .execute();
 }
@@ -80,12 +80,12 @@ export async function placeDisks(db: Queryable, serverId: ServerId, place: DiskP
 /** The generation of a server's next disk of this role: no other ever had it, so that names never meet. */
 export async function nextGeneration(
   db: Queryable,
-  disk: Pick<DiskRow, 'server_id' | 'role' | 'ordinal'>,
+  disk: Pick<DiskRow, 'owner_id' | 'role' | 'ordinal'>,
 ): Promise<number> {
   const { highest } = await db
     .selectFrom('disks')
     .select((eb) => eb.fn.max('generation').as('highest'))
-    .where('server_id', '=', disk.server_id)
+    .where('owner_id', '=', disk.owner_id)
     .where('role', '=', disk.role)
     .where('ordinal', '=', disk.ordinal)
     .executeTakeFirstOrThrow();
@@ -143,7 +143,7 @@ export async function promoteSuccessors(tx: Queryable, serverId: ServerId): Prom
   await tx
     .updateTable('disks')
     .set({ standing: 'live' })
-    .where('server_id', '=', serverId)
+    .where('owner_id', '=', serverId)
     .where('standing', '=', 'coming')
     .where('state', '<>', 'destroyed')
     .execute();
@@ -154,7 +154,8 @@ export function asDisk(row: DiskRow): Disk {
   if (row.storage === null) throw new Error(`disk ${row.id} is used before it was placed on a host`);
   return {
     id: row.id,
-    serverId: row.server_id,
+    ownerId: row.owner_id,
+    backend: row.backend,
     projectId: row.project_id,
     role: row.role,
     ordinal: row.ordinal,
@@ -188,7 +189,7 @@ export async function endUnplacedDisks(db: Queryable, serverId: ServerId): Promi
   await db
     .updateTable('disks')
     .set({ state: 'destroyed' })
-    .where('server_id', '=', serverId)
+    .where('owner_id', '=', serverId)
     .where('storage', 'is', null)
     .execute();
 }

@@ -1,7 +1,17 @@
 import type { ColumnType, Generated, JSONColumnType } from 'kysely';
-import type { DiskRole, DiskStanding, DiskState, StorageFormat } from '#core/disk.ts';
+import type { DiskOwnerId, DiskRole, DiskStanding, DiskState, StorageFormat } from '#core/disk.ts';
 import type { EncryptionFormat, EncryptionIntent } from '#core/encryption-intent.ts';
-import type { DiskId, HostName, ImageId, LeaseId, ProjectId, SecretId, ServerId, UserId } from '#core/ids.ts';
+import type {
+  BackendName,
+  DiskId,
+  HostName,
+  ImageId,
+  LeaseId,
+  ProjectId,
+  SecretId,
+  ServerId,
+  UserId,
+} from '#core/ids.ts';
 import type { PowerState, TaskState, VmState } from '#core/server.ts';
 
 /** A column the database fills at insert and nobody changes. */
@@ -218,7 +228,10 @@ type ServersTable = {
 
 type DisksTable = {
   id: DiskId;
-  server_id: ServerId;
+  /** Whose it is; its role says whether that is a server, a volume or a snapshot. */
+  owner_id: DiskOwnerId;
+  /** The volume backend that keeps it; null: it lies where its host keeps servers' disks. */
+  backend: BackendName | null;
   project_id: ProjectId;
   role: DiskRole;
   ordinal: number;

@@ -3,7 +3,7 @@ import { connect } from 'node:net';
 import { cpus, totalmem } from 'node:os';
 import type { Duplex, Readable } from 'node:stream';
 import { crashPoint } from '#core/crash-point.ts';
-import type { DiskContent, DiskSpec } from '#core/disk.ts';
+import type { DiskContent, DiskOwnerId, DiskSpec } from '#core/disk.ts';
 import { type EncryptionFormat, formatTrait } from '#core/encryption-intent.ts';
 import { describeError, NightlatchError } from '#core/errors.ts';
 import { type DiskId, type HostName, type HostPath, type ImageId, isUuid, type ServerId } from '#core/ids.ts';
@@ -187,15 +187,12 @@ export class LocalHostAgent implements HostAgent {
     const ended = gracefulMs > 0 && (await hypervisor.shutdown(serverId, gracefulMs));
     if (!ended) {
       // QEMU flushes when it is told to end, and would wait for ever.
-      await this.#parts.mappings?.failSuspended(
-        `Ending server ${serverId}`,
-        (mapping) => mapping.serverId === serverId,
-      );
+      await this.#parts.mappings?.failSuspended(`Ending server ${serverId}`, (mapping) => mapping.ownerId === serverId);
       await hypervisor.destroy(serverId);
     }
     crashPoint('agent.stop-server.ended');
     for (const disk of disks) await this.#lock(disk);
-    await this.#closeMappings('Locking server', ({ serverId: owner }) => owner === serverId);
+    await this.#closeMappings('Locking server', ({ ownerId }) => ownerId === serverId);
   }
 
   async suspendServer(serverId: ServerId, memory: DiskSpec, memoryKey: Secret | null): Promise<void> {
@@ -244,7 +241,7 @@ export class LocalHostAgent implements HostAgent {
 
   async lockedWhilePaused(serverId: ServerId): Promise<readonly DiskId[]> {
     const mappings = (await this.#parts.mappings?.list()) ?? [];
-    return mappings.filter((each) => each.serverId === serverId && each.isSuspended).map(({ diskId }) => diskId);
+    return mappings.filter((each) => each.ownerId === serverId && each.isSuspended).map(({ diskId }) => diskId);
   }
 
   unlockPaused(disks: readonly DiskSpec[], keys: DiskKeys): Promise<void> {
@@ -304,9 +301,9 @@ export class LocalHostAgent implements HostAgent {
     await hypervisor.forgetSecrets();
     for (const diskId of await exports.exported()) await exports.withdraw(diskId);
     const domains = (await hypervisor.domains()).filter(({ state }) => state !== 'absent');
-    const running = new Set(domains.map(({ serverId }) => serverId));
+    const running = new Set<DiskOwnerId>(domains.map(({ serverId }) => serverId));
     // What a running guest has open is its own; what nobody has open, such as a saved memory, is no guest's.
-    await this.#closeMappings('Locking strays', ({ serverId, isOpen }) => !running.has(serverId) || !isOpen);
+    await this.#closeMappings('Locking strays', ({ ownerId, isOpen }) => !running.has(ownerId) || !isOpen);
     await clearScratch(runDirectory);
   }
 
@@ -383,7 +380,7 @@ export class LocalHostAgent implements HostAgent {
   async #closeMappings(doing: string, which: (mapping: Mapping) => boolean): Promise<void> {
     const { mappings } = this.#parts;
     for (const mapping of (await mappings?.list()) ?? []) {
-      if (which(mapping)) await mappings?.close(mapping.name, `${doing} ${mapping.serverId}`);
+      if (which(mapping)) await mappings?.close(mapping.name, `${doing} ${mapping.ownerId}`);
     }
   }
 

@@ -34,6 +34,6 @@ export function domainKeys(disks: readonly DiskSpec[], keys: DiskKeys): DomainKe
     if (disk.encryption === null) return [];
     const key = keys.get(disk.id);
     if (!key) throw new Error(`encrypted disk ${disk.id} was given no key`);
-    return [{ secretUuid: disk.id, usage: `${disk.serverId}_${disk.id}`, key }];
+    return [{ secretUuid: disk.id, usage: `${disk.ownerId}_${disk.id}`, key }];
   });
 }

@@ -30,7 +30,7 @@ export async function probeFormats(
     if (!encryptor) continue;
     const kind = { role: 'ephemeral', ordinal: 0, generation: 0, sizeBytes: MIB, storage, encryption } as const;
     try {
-      await tryOut({ ...kind, id: PROBE, serverId: NOBODY }, driver, encryptor);
+      await tryOut({ ...kind, id: PROBE, ownerId: NOBODY, backend: null }, driver, encryptor);
       able.push(encryption);
     } catch (error) {
       problems.push(`Encryption format ${encryption} does not work here: ${describeError(error)}`);

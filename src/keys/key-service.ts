@@ -37,7 +37,7 @@ export class KeyService {
   async createKey(disk: Disk, requestId: string): Promise<void> {
     if (disk.encryption === null || disk.state !== 'absent') return;
     using key = Secret.generate();
-    const label = { projectId: disk.projectId, label: disk.id, name: `${disk.role} disk of server ${disk.serverId}` };
+    const label = { projectId: disk.projectId, label: disk.id, name: secretName(disk) };
     const secretId = await this.#store.store(label, key);
     crashPoint('keys.create-key.stored');
     await this.#db.transaction().execute(async (tx) => {
@@ -124,5 +124,17 @@ export class KeyService {
 
   #facts(disk: Disk, secretId: string, requestId: string): Record<string, string | null> {
     return { disk: disk.id, project: disk.projectId, secret: secretId, host: disk.host, request: requestId };
+  }
+}
+
+/** What an operator reads to know what a secret is for. */
+function secretName(disk: Disk): string {
+  switch (disk.role) {
+    case 'volume':
+      return `volume ${disk.ownerId}`;
+    case 'volume-snapshot':
+      return `snapshot ${disk.ownerId}`;
+    default:
+      return `${disk.role} disk of server ${disk.ownerId}`;
   }
 }

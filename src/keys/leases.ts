@@ -12,7 +12,7 @@ export type LeaseReason = (typeof leaseReasons)[number];
 export type Lease = Selectable<Schema['leases']>;
 
 /** An encrypted disk whose secret is stored and whose place is known: what a lease is for. */
-export type LeasableDisk = Pick<Disk, 'id' | 'serverId' | 'projectId'> & {
+export type LeasableDisk = Pick<Disk, 'id' | 'projectId'> & {
   readonly host: HostName;
   readonly secretId: SecretId;
   /** Not the disk's own key: that of the encrypted image it is made from. */

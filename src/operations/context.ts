@@ -119,6 +119,8 @@ export function contentOf(server: Server, disk: Disk): DiskContent {
       return { kind: 'config-drive', files: configDriveFiles(configDriveFacts(server)) };
     case 'memory':
     case 'snapshot':
+    case 'volume':
+    case 'volume-snapshot':
       return { kind: 'blank' };
   }
 }

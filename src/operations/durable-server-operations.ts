@@ -230,7 +230,7 @@ function newDisks(serverId: ServerId, request: ServerRequest, requester: Request
   const wanted = { flavor, imageId: image.id, imageBytes: image.virtualSizeBytes, configDrive };
   return plannedDisks(wanted).map(({ role, ordinal, sizeBytes, imageId }) => ({
     id: newId<DiskId>(),
-    server_id: serverId,
+    owner_id: serverId,
     project_id: requester.projectId,
     role,
     ordinal,

@@ -1,4 +1,5 @@
 import type { Logger } from 'pino';
+import { serverOfDisk } from '#core/disk.ts';
 import { describeError, NightlatchError } from '#core/errors.ts';
 import type { HostName, ServerId } from '#core/ids.ts';
 import { type ServerAction, shouldRun } from '#core/server.ts';
@@ -179,8 +180,9 @@ export class HostFollower {
     for (const lease of await liveLeases(context.db)) {
       if (lease.host !== name) continue;
       const disk = await findDisk(context.db, lease.disk_id);
-      const server = disk === null ? null : await findServer(context.db, disk.server_id);
-      if ((server !== null && shouldRun(stateOf(server))) || (server !== null && server.operation !== null)) continue;
+      const serverId = disk && serverOfDisk({ role: disk.role, ownerId: disk.owner_id });
+      const server = serverId && (await findServer(context.db, serverId));
+      if (server && (shouldRun(stateOf(server)) || server.operation !== null)) continue;
       await context.keys.close([{ id: lease.disk_id }], OURSELVES);
     }
   }

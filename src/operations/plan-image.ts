@@ -48,7 +48,7 @@ export async function planImage(tx: Queryable, server: Server, imageId: ImageId,
 function snapshotDisk(server: Server, root: DiskRow, imageId: ImageId, isEncrypted: boolean) {
   return {
     id: newId<DiskId>(),
-    server_id: server.id,
+    owner_id: server.id,
     project_id: server.project_id,
     role: 'snapshot',
     ordinal: 0,

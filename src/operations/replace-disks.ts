@@ -42,7 +42,7 @@ export function planDisks(context: OperationContext): Step<ServerInput> {
         const coming = comingDisks(server, rows);
         const host = await findRoom(tx, demandOf(server, coming), { ...server, host: server.host });
         for (const disk of coming) {
-          const identity = { server_id: serverId, role: disk.role, ordinal: disk.ordinal };
+          const identity = { owner_id: serverId, role: disk.role, ordinal: disk.ordinal };
           await insertDisks(tx, [{ ...disk, generation: await nextGeneration(tx, identity) }]);
         }
         const { default_encryption_format: defaultFormat, undecided_encryption_format: undecidedFormat } = host;
@@ -67,7 +67,7 @@ function comingDisks(server: Server, live: readonly DiskRow[]): ComingDisk[] {
   const coming = rebuild ? wanted : disksToReplace(wanted, live).map(withoutImage);
   return coming.map(({ role, ordinal, sizeBytes, imageId: image_id }) => ({
     id: newId<DiskId>(),
-    server_id: server.id,
+    owner_id: server.id,
     project_id: server.project_id,
     role,
     ordinal,

@@ -81,7 +81,7 @@ async function planRescue(context: OperationContext, { serverId, image }: Server
   await insertDisks(context.db, [
     {
       id: newId<DiskId>(),
-      server_id: serverId,
+      owner_id: serverId,
       project_id: server.project_id,
       role: 'rescue',
       ordinal: 0,

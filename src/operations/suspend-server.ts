@@ -54,7 +54,7 @@ async function planMemory(context: OperationContext, { serverId }: ServerInput):
   await insertDisks(context.db, [
     {
       id: newId<DiskId>(),
-      server_id: serverId,
+      owner_id: serverId,
       project_id: server.project_id,
       role: 'memory',
       ordinal: 0,

@@ -200,7 +200,7 @@ describe('rebuild', () => {
     await lab.db
       .insertInto('disks')
       .values({
-        ...{ id: crypto.randomUUID() as never, server_id: id as never, project_id: lab.projects.one, role: 'root' },
+        ...{ id: crypto.randomUUID() as never, owner_id: id as never, project_id: lab.projects.one, role: 'root' },
         ...{ ordinal: 0, size_bytes: GIB, storage: 'raw', encryption: null, encrypted: false, state: 'formatted' },
       })
       .execute();

@@ -24,7 +24,7 @@ after(() => lab[Symbol.asyncDispose]());
 async function createActive(): Promise<string> {
   const server = { name: 'web', imageRef: image, flavorRef: '1', networks: 'none' };
   const { id } = (await lab.call('POST', '/servers', { version: '2.93', body: { server } })).body.server;
-  const disk = { id: newId<DiskId>(), server_id: id as ServerId, project_id: lab.projects.one, role: 'root' as const };
+  const disk = { id: newId<DiskId>(), owner_id: id as ServerId, project_id: lab.projects.one, role: 'root' as const };
   const place = { storage: 'raw', encryption: 'luks', encrypted: true, image_id: image, host: null } as const;
   await insertDisks(lab.db, [{ ...disk, ...place, ordinal: 0, size_bytes: GIB, state: 'formatted', secret_id: null }]);
   await lab.operations.run(id);

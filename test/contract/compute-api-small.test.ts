@@ -27,7 +27,7 @@ before(async () => {
   const imageRef = await addImage(lab.db, lab.projects.one);
   const { body } = await lab.call('POST', '/servers', { body: { server: { name: 'web', imageRef, flavorRef: '1' } } });
   await lab.operations.run(body.server.id);
-  const disk = { id: newId<DiskId>(), server_id: body.server.id, project_id: lab.projects.one, role: 'root' } as const;
+  const disk = { id: newId<DiskId>(), owner_id: body.server.id, project_id: lab.projects.one, role: 'root' } as const;
   const size = { ordinal: 0, size_bytes: 3 * GIB, storage: 'raw', encrypted: false } as const;
   await insertDisks(lab.db, [{ ...disk, ...size, host: 'host-1' as HostName, state: 'formatted' }]);
 });

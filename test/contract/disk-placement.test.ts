@@ -33,8 +33,8 @@ async function placed(choice: Choice, undecidedFormat: 'plain' | null) {
     secret_id: null,
   } as const;
   await insertDisks(db, [
-    { ...whose, ...kind, ...choice, id: newId<DiskId>(), server_id: serverId, role: 'root' },
-    { ...whose, ...kind, ...choice, id: newId<DiskId>(), server_id: serverId, role: 'swap' },
+    { ...whose, ...kind, ...choice, id: newId<DiskId>(), owner_id: serverId, role: 'root' },
+    { ...whose, ...kind, ...choice, id: newId<DiskId>(), owner_id: serverId, role: 'swap' },
   ]);
   const host = { host: 'testhost' as HostName, storage: 'lvm', defaultFormat: 'luksv2', undecidedFormat } as const;
   await placeDisks(db, serverId, host);

@@ -34,7 +34,7 @@ async function addServer(more: object = {}): Promise<ServerId> {
 }
 
 async function addDisk(serverId: ServerId, role: DiskRole, standing: DiskStanding): Promise<DiskId> {
-  const identity = { server_id: serverId, role, ordinal: 0 };
+  const identity = { owner_id: serverId, role, ordinal: 0 };
   const generation = await nextGeneration(db, identity);
   const id = newId<DiskId>();
   const kind = { storage: 'raw', encrypted: false, encryption: null, state: 'formatted', host: HOST } as const;

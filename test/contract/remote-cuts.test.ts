@@ -39,13 +39,13 @@ const usable = (key: Secret | undefined) => {
 
 const disk = someDisk();
 const memory = someDisk({ role: 'memory' });
-const server = { id: disk.serverId, name: 'instance-00000001', disks: [disk] } as unknown as ServerSpec;
+const server = { id: disk.ownerId, name: 'instance-00000001', disks: [disk] } as unknown as ServerSpec;
 
 /** Each phase of a server's life in which a key is on its way or in use. */
 const phases: Readonly<Record<string, (agent: HostAgent, key: Secret) => Promise<void>>> = {
   create: (agent, key) => agent.createDisk(disk, { kind: 'blank' }, new Map([[disk.id, key]])),
   start: (agent, key) => agent.startServer(server, new Map([[disk.id, key]])),
-  save: (agent, key) => agent.suspendServer(disk.serverId, memory, key),
+  save: (agent, key) => agent.suspendServer(server.id, memory, key),
 };
 
 describe('a connection that is cut', () => {

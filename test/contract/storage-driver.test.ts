@@ -83,20 +83,20 @@ for (const storage of storageUnderTest) {
         for (const [role, name] of Object.entries(roles)) {
           const disk = some({ role: role as DiskSpec['role'], ordinal: role === 'ephemeral' ? 1 : 0 });
           const { path, format } = lab.driver(storage).attachment(disk);
-          const volume = `/dev/${process.env.NIGHTLATCH_TEST_VOLUME_GROUP}/${disk.serverId}_${name}`;
-          assert.equal(path, isBlockDevice(storage) ? volume : `${lab.disksDirectory}/${disk.serverId}/${name}`);
+          const volume = `/dev/${process.env.NIGHTLATCH_TEST_VOLUME_GROUP}/${disk.ownerId}_${name}`;
+          assert.equal(path, isBlockDevice(storage) ? volume : `${lab.disksDirectory}/${disk.ownerId}/${name}`);
           assert.equal(format, isBlockDevice(storage) ? 'raw' : storage);
         }
       });
 
       test('deleting removes the disk, and the folder with the last one; a repeat is fine', async () => {
         const first = some();
-        const second = some({ serverId: first.serverId, ordinal: 1, id: newId<DiskId>() });
+        const second = some({ ownerId: first.ownerId, ordinal: 1, id: newId<DiskId>() });
         const driver = lab.driver(storage);
         for (const disk of [first, second]) await driver.create(disk, null);
         const folder = dirname(driver.attachment(first).path);
         const left = () =>
-          readdirSync(folder).filter((name) => (isBlockDevice(storage) ? name.startsWith(first.serverId) : true));
+          readdirSync(folder).filter((name) => (isBlockDevice(storage) ? name.startsWith(first.ownerId) : true));
         await driver.delete(first);
         await driver.delete(first);
         assert.deepEqual(left(), [basename(driver.attachment(second).path)]);

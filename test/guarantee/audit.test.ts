@@ -66,13 +66,14 @@ async function keyedDisk(): Promise<Disk> {
     power_state: 'shutdown',
     updated_at: new Date(),
   } as never);
-  const row = { id, server_id: serverId, project_id: project, role: 'root', ordinal: 0, size_bytes: 1 } as const;
+  const row = { id, owner_id: serverId, project_id: project, role: 'root', ordinal: 0, size_bytes: 1 } as const;
   const kind = { storage: 'raw', encrypted: true, encryption: 'luks', image_id: null, host } as const;
   await insertDisks(db, [{ ...row, ...kind, state: 'absent', secret_id: null }]);
   const disk: Disk = {
     ...{
       id,
-      serverId,
+      ownerId: serverId,
+      backend: null,
       projectId: project,
       role: 'root',
       ordinal: 0,

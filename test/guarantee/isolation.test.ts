@@ -154,7 +154,7 @@ async function everythingOfOne(): Promise<string> {
     await lab.db
       .selectFrom('disks')
       .selectAll()
-      .where('server_id', '=', ids.servers as never)
+      .where('owner_id', '=', ids.servers as never)
       .orderBy('id')
       .execute(),
     await lab.db

@@ -115,7 +115,7 @@ async function labWith(options: { forgets: boolean }) {
     operation: null,
     updated_at: new Date(),
   });
-  const facts = { server_id: serverId, project_id: 'p' as ProjectId, ordinal: 0, size_bytes: 512, host: HOST } as const;
+  const facts = { owner_id: serverId, project_id: 'p' as ProjectId, ordinal: 0, size_bytes: 512, host: HOST } as const;
   const kind = { storage: 'lvm', encryption: 'luksv2', encrypted: true, image_id: null, state: 'formatted' } as const;
   for (const role of ['root', 'ephemeral'] as const) {
     await insertDisks(db, [{ ...facts, ...kind, id: newId<DiskId>(), role, secret_id: newId<SecretId>() }]);

@@ -41,7 +41,8 @@ function someServer(format: EncryptionFormat): Case {
   const disk = (role: DiskSpec['role'], sizeBytes: number): DiskSpec => {
     return {
       id: newId<DiskId>(),
-      serverId: id,
+      ownerId: id,
+      backend: null,
       role,
       ordinal: 0,
       generation: 0,

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import type { DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
-import { type DiskId, newId } from '#core/ids.ts';
+import { type DiskId, newId, type ServerId } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
 import { GIB, MIB } from '#core/sizes.ts';
 import { type Clearing, defaultClearing } from '#host/storage/lvm/clear.ts';
@@ -64,9 +64,9 @@ test('the group tells how large it is and whose disks it has', async () => {
   await makeDisk(lab, disk, key);
   const capacity = (await driver.capacityBytes?.()) ?? 0;
   assert.ok(capacity > 190 * GIB && capacity < 201 * GIB, `${capacity}`);
-  assert.ok((await driver.servers?.())?.includes(disk.serverId));
+  assert.ok((await driver.servers?.())?.includes(disk.ownerId as ServerId));
   await driver.delete(disk);
-  assert.equal((await driver.servers?.())?.includes(disk.serverId), false);
+  assert.equal((await driver.servers?.())?.includes(disk.ownerId as ServerId), false);
   const absent = lvmStorage({
     volumeGroup: 'no-such-group',
     thinPool: null,

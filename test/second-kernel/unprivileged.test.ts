@@ -103,7 +103,7 @@ test('a service without root makes, opens, grows, closes and destroys encrypted 
   for (const encryption of ['plain', 'luksv2'] as const) {
     const disk = someDisk({ storage: 'lvm', encryption, sizeBytes: 16 * MIB });
     await service.must('make', disk);
-    const volume = `/dev/${GROUP}/${disk.serverId}_disk.eph0`;
+    const volume = `/dev/${GROUP}/${disk.ownerId}_disk.eph0`;
     const path = String(await service.must('unlock', disk));
     assert.equal(sizeOf(path), disk.sizeBytes);
     assert.equal(statSync(path).mode & 0o777, 0o660);
@@ -116,7 +116,7 @@ test('a service without root makes, opens, grows, closes and destroys encrypted 
     assert.match(String(await service.must('read', await service.must('unlock', larger))), /^MARKER-OF-THE-GUEST/);
     await service.must('lock', larger);
     await service.must('destroy', larger);
-    assert.equal(tell('lvs', '--noheadings', '--select', `lv_name=~"${disk.serverId}"`, GROUP).text.trim(), '');
+    assert.equal(tell('lvs', '--noheadings', '--select', `lv_name=~"${disk.ownerId}"`, GROUP).text.trim(), '');
   }
 });
 
@@ -124,8 +124,8 @@ test('a service that was taken over reaches no other volume, device or file, wit
   await using service = new Service(helper.socket);
   const disk = someDisk({ storage: 'lvm', encryption: 'luksv2', sizeBytes: 16 * MIB });
   await service.must('make', disk);
-  const mine = `/dev/${GROUP}/${disk.serverId}_disk.eph0`;
-  const mapping = `nl-${disk.serverId}-${disk.id}`;
+  const mine = `/dev/${GROUP}/${disk.ownerId}_disk.eph0`;
+  const mapping = `nl-${disk.ownerId}-${disk.id}`;
   await service.must('openDevice', mine);
   for (const path of [`/dev/${GROUP}/root`, '/dev/ubda', '/dev/mapper/control', '/etc/shadow']) {
     assert.equal((await service.ask('openDevice', path)).code, 'EACCES', path);

@@ -113,7 +113,8 @@ function testNote(disk: DiskSpec): string | null {
 export function someDisk(wanted: Partial<DiskSpec> = {}): DiskSpec {
   return {
     id: newId<DiskId>(),
-    serverId: newId<ServerId>(),
+    ownerId: newId<ServerId>(),
+    backend: null,
     role: 'ephemeral',
     ordinal: 0,
     generation: 0,

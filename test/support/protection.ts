@@ -66,7 +66,7 @@ export class ProtectionWatch {
     const disks = await lab.db
       .selectFrom('disks')
       .select(['secret_id', 'project_id'])
-      .where('server_id', '=', server as never)
+      .where('owner_id', '=', server as never)
       .where('secret_id', 'is not', null)
       .execute();
     const secrets = disks.map(({ secret_id }) => secret_id as SecretId);

@@ -1,6 +1,6 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { HostPath } from '#core/ids.ts';
+import type { HostPath, ServerId } from '#core/ids.ts';
 import { imageEncryption } from '#core/image-encryption.ts';
 import { shouldRun } from '#core/server.ts';
 import { connectPool, openDatabase } from '#db/database.ts';
@@ -33,7 +33,7 @@ export async function findStrays(service: TestService, hostDirectory = service.s
     if (server.operation !== null) strays.push(`server ${server.name} is still in ${server.task_state}`);
   }
   for (const disk of disks) {
-    const server = servers.get(disk.server_id);
+    const server = servers.get(disk.owner_id as ServerId);
     const where = `${disk.role} disk of server ${server?.name} (${server?.vm_state})`;
     if (server?.vm_state === 'deleted' || server?.vm_state === 'error') strays.push(`${where} is ${disk.state}`);
     const expected = server?.vm_state === 'shelved_offloaded' ? 'absent' : 'formatted';
@@ -61,12 +61,12 @@ export async function findStrays(service: TestService, hostDirectory = service.s
   }
   for (const lease of leases) {
     const disk = disks.find(({ id }) => id === lease.disk_id);
-    const server = disk ? servers.get(disk.server_id) : undefined;
+    const server = disk ? servers.get(disk.owner_id as ServerId) : undefined;
     if (!server || !shouldRun(stateOf(server)) || disk?.standing !== 'live')
       strays.push(`lease of disk ${disk?.role} (${disk?.standing}) of a server that is ${server?.vm_state}`);
   }
   const running = [...servers.values()].filter((server) => shouldRun(stateOf(server)));
-  const attached = running.flatMap(({ id }) => guestDisks(disks.filter((disk) => disk.server_id === id).map(asDisk)));
+  const attached = running.flatMap(({ id }) => guestDisks(disks.filter((disk) => disk.owner_id === id).map(asDisk)));
   const encrypted = attached.filter((disk) => disk.encryption !== null);
   if (leases.length !== encrypted.length) strays.push(`${leases.length} leases for ${encrypted.length} disks in use`);
   const guests = (await guestsOf(hostDirectory)).length;

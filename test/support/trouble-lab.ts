@@ -111,7 +111,7 @@ export class TroubleLab implements AsyncDisposable {
     const disks = this.db
       .selectFrom('disks')
       .select('id')
-      .where('server_id', '=', id as never);
+      .where('owner_id', '=', id as never);
     const open = this.db.selectFrom('leases').select('id').where('closed_at', 'is', null);
     return (await open.where('disk_id', 'in', disks).execute()).length;
   }

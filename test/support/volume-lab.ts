@@ -167,7 +167,7 @@ export class VolumeLab implements AsyncDisposable {
     const own = this.lab.db
       .selectFrom('disks')
       .selectAll()
-      .where('server_id', '=', id as never);
+      .where('owner_id', '=', id as never);
     return own.where('state', '=', 'formatted').where('role', '!=', 'memory').execute();
   }
 

@@ -45,7 +45,7 @@ export async function findVolumeStrays(disks: readonly DiskRow[], leases: readon
 }
 
 function mappingName(disk: DiskRow): string {
-  return `nl-${disk.server_id}-${disk.id}`;
+  return `nl-${disk.owner_id}-${disk.id}`;
 }
 
 async function wrongIn(mapping: CryptMapping, disk: DiskRow, volume: DiskVolume): Promise<string[]> {

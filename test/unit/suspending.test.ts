@@ -14,7 +14,8 @@ const tableWith = (key: string) => `0 131072 crypt aes-xts-plain64 ${key} 0 254:
 test('a plain disk gets back the table that cryptsetup gave it, key included', async () => {
   const disk = {
     id: newId<DiskId>(),
-    serverId: newId<ServerId>(),
+    ownerId: newId<ServerId>(),
+    backend: null,
     ...({
       role: 'root',
       ordinal: 0,
@@ -27,7 +28,7 @@ test('a plain disk gets back the table that cryptsetup gave it, key included', a
   const loaded: string[] = [];
   class Suspended extends Mappings {
     override async find(name: string) {
-      const owner = { serverId: disk.serverId, diskId: disk.id };
+      const owner = { ownerId: disk.ownerId, diskId: disk.id };
       return { name, uuid: `CRYPT-PLAIN-${name}`, ...owner, isOpen: true, isSuspended: loaded.length === 0 };
     }
     override async tableLine() {

@@ -93,7 +93,7 @@ async function secretsOf({ state }: TourService, id: string) {
   const disks = await state.db
     .selectFrom('disks')
     .select('secret_id')
-    .where('server_id', '=', id as ServerId)
+    .where('owner_id', '=', id as ServerId)
     .where('secret_id', 'is not', null)
     .execute();
   return disks.map(({ secret_id }) => secret_id).filter((secret) => secret !== null);
@@ -106,7 +106,7 @@ export async function verifyAuditLog({ state }: TourService, { id }: TourServer)
   const disks = await state.db
     .selectFrom('disks')
     .select('id')
-    .where('server_id', '=', id as ServerId)
+    .where('owner_id', '=', id as ServerId)
     .execute();
   const ids = new Set<string>(disks.map((disk) => disk.id));
   const records = (await latestAudit(state.db, verdict.records)).filter(({ facts }) => ids.has(facts.disk ?? ''));

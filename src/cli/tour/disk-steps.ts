@@ -74,7 +74,7 @@ async function differentSecrets(
   { id }: TourServer,
   locked: readonly LockedMedium[],
 ): Promise<Evidence> {
-  const disks = (await state.db.selectFrom('disks').selectAll().execute()).filter((disk) => disk.server_id === id);
+  const disks = (await state.db.selectFrom('disks').selectAll().execute()).filter((disk) => disk.owner_id === id);
   const secrets = (await state.db.selectFrom('secrets').selectAll().execute()).filter((secret) =>
     disks.some((disk) => disk.secret_id === secret.id),
   );

@@ -66,8 +66,8 @@ export class HostObserver {
   }
 
   async #diskIds(serverId: string): Promise<ReadonlySet<string>> {
-    const rows = await this.#db.selectFrom('disks').select(['id', 'server_id']).execute();
-    return new Set(rows.filter((row) => row.server_id === serverId).map((row) => row.id));
+    const rows = await this.#db.selectFrom('disks').select(['id', 'owner_id']).execute();
+    return new Set(rows.filter((row) => row.owner_id === serverId).map((row) => row.id));
   }
 
   /** Lines that virsh prints, without its table's head. */

@@ -1,5 +1,5 @@
-import type { DiskSpec } from '#core/disk.ts';
-import { type DiskId, type HostPath, isUuid, type ServerId } from '#core/ids.ts';
+import type { DiskOwnerId, DiskSpec } from '#core/disk.ts';
+import { type DiskId, type HostPath, isUuid } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import { run } from '#host/exec.ts';
 import { type CryptTable, parseCryptTable } from './table.ts';
@@ -9,7 +9,7 @@ export type Mapping = {
   readonly name: string;
   /** cryptsetup's: `CRYPT-<type>-<uuid of the header>-<name>`, without the middle part for plain. */
   readonly uuid: string;
-  readonly serverId: ServerId;
+  readonly ownerId: DiskOwnerId;
   readonly diskId: DiskId;
   /** Something has it open now. */
   readonly isOpen: boolean;
@@ -32,8 +32,8 @@ const BUSY = 5;
  */
 export class Mappings {
   nameOf(disk: DiskSpec): string {
-    if (!isUuid(disk.id) || !isUuid(disk.serverId)) throw new Error('an id that is no UUID must not become a name');
-    return `${PREFIX}${disk.serverId}-${disk.id}`;
+    if (!isUuid(disk.id) || !isUuid(disk.ownerId)) throw new Error('an id that is no UUID must not become a name');
+    return `${PREFIX}${disk.ownerId}-${disk.id}`;
   }
 
   pathOf(name: string): HostPath {
@@ -99,10 +99,10 @@ export class Mappings {
 
 function readMapping(line: string): Mapping[] {
   const [name = '', uuid = '', open = '', state = ''] = line.trim().split('|');
-  const serverId = name.slice(PREFIX.length, PREFIX.length + UUID_LENGTH);
+  const ownerId = name.slice(PREFIX.length, PREFIX.length + UUID_LENGTH);
   const diskId = name.slice(PREFIX.length + UUID_LENGTH + 1);
-  if (!name.startsWith(PREFIX) || !isUuid(serverId) || !isUuid(diskId)) return [];
-  const owner = { serverId: serverId as ServerId, diskId: diskId as DiskId };
+  if (!name.startsWith(PREFIX) || !isUuid(ownerId) || !isUuid(diskId)) return [];
+  const owner = { ownerId: ownerId as DiskOwnerId, diskId: diskId as DiskId };
   return [{ name, uuid, ...owner, isOpen: open !== '0', isSuspended: state === 'Suspended' }];
 }
 

@@ -1,4 +1,4 @@
-import type { DiskSpec } from '#core/disk.ts';
+import { type DiskSpec, serverOfDisk } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import { isUuid, type ServerId } from '#core/ids.ts';
 import { LUKS1_HEADER_BYTES, LUKS2_HEADER_BYTES } from '#core/sizes.ts';
@@ -26,7 +26,8 @@ const OLD_HEADER_BYTES = LUKS2_HEADER_BYTES;
 const ZERO_TIMEOUT_MS = 3 * 60 * 60_000;
 
 /**
- * Keeps each disk as a logical volume `<server id>_<name>`, named as Nova names them.
+ * Keeps each disk as a logical volume: a server's `<server id>_<name>`, named as Nova names it, a volume's and a snapshot's
+ * `volume-<id>` and `_snapshot-<id>`, as Cinder does.
  *
  * A volume is a whole number of extents; the disk is its first `blockDevice.usedBytes` bytes. Volumes that take their
  * room whole lie where others lay: an unencrypted disk is zeroed before anyone sees it, an encrypted one shows noise.
@@ -109,10 +110,11 @@ export function lvmStorage({ volumeGroup, thinPool, noteOf, clearing }: LvmOptio
   };
 }
 
-/** As Nova: underscores of the disk's own name are doubled, so that the first single one ends the server's id. */
+/** As Nova and Cinder. Of a server's disk, underscores of its own name are doubled: the first single one ends the server's id. */
 function volumeName(disk: DiskSpec): string {
-  if (!isUuid(disk.serverId)) throw new Error('a server id that is no UUID must not become a name');
-  return `${disk.serverId}_${diskName(disk).replaceAll('_', '__')}`;
+  if (!isUuid(disk.ownerId)) throw new Error('an id that is no UUID must not become a name');
+  if (serverOfDisk(disk) === null) return diskName(disk);
+  return `${disk.ownerId}_${diskName(disk).replaceAll('_', '__')}`;
 }
 
 function headerBytes(disk: DiskSpec): number {

@@ -24,6 +24,16 @@ const catalogue = {
     retry: 'later',
     text: "Cannot '{action}' instance {id} while it is in {attribute} {state}",
   },
+  'volume-state': {
+    status: 400,
+    retry: 'later',
+    text: 'Invalid volume: Volume {volume} status must be {allowed} to {action} it, but current status is: {status}.',
+  },
+  'snapshot-state': {
+    status: 400,
+    retry: 'later',
+    text: 'Invalid snapshot: Snapshot {snapshot} status must be {allowed} to {action} it, but current status is: {status}.',
+  },
   'too-large': { status: 413, retry: 'after-change', text: '{reason}' },
   'unsupported-media-type': { status: 415, retry: 'after-change', text: '{reason}' },
   'not-implemented': { status: 501, retry: 'never', text: '{reason}' },
@@ -51,6 +61,16 @@ const catalogue = {
     status: 500,
     retry: 'after-change',
     text: 'No valid host was found. {reason}',
+  },
+  'no-valid-backend': {
+    status: 500,
+    retry: 'after-change',
+    text: 'No valid backend was found. {reason}',
+  },
+  'volume-elsewhere': {
+    status: 400,
+    retry: 'after-change',
+    text: 'Invalid volume: Volume {volume} lies on host {host} and server {server} is on host {other}. Volumes are served to servers on their own host only.',
   },
   'server-unplaced': {
     status: 409,

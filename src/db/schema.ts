@@ -2,6 +2,7 @@ import type { ColumnType, Generated, JSONColumnType } from 'kysely';
 import type { DiskOwnerId, DiskRole, DiskStanding, DiskState, StorageFormat } from '#core/disk.ts';
 import type { EncryptionFormat, EncryptionIntent } from '#core/encryption-intent.ts';
 import type {
+  AttachmentId,
   BackendName,
   DiskId,
   HostName,
@@ -10,9 +11,14 @@ import type {
   ProjectId,
   SecretId,
   ServerId,
+  SnapshotId,
+  TransferId,
   UserId,
+  VolumeId,
+  VolumeTypeId,
 } from '#core/ids.ts';
 import type { PowerState, TaskState, VmState } from '#core/server.ts';
+import type { AttachmentStatus, SnapshotStatus, VolumeEncryption, VolumeSource, VolumeStatus } from '#core/volume.ts';
 
 /** A column the database fills at insert and nobody changes. */
 type CreatedAt = ColumnType<Date, Date | undefined, never>;
@@ -32,6 +38,10 @@ export type Schema = {
   hosts: HostsTable;
   servers: ServersTable;
   disks: DisksTable;
+  volumes: VolumesTable;
+  snapshots: SnapshotsTable;
+  volume_attachments: VolumeAttachmentsTable;
+  volume_transfers: VolumeTransfersTable;
   secrets: SecretsTable;
   leases: LeasesTable;
   audit_records: AuditRecordsTable;
@@ -247,7 +257,89 @@ type DisksTable = {
   host: HostName | null;
   state: DiskState;
   secret_id: SecretId | null;
+  /** While it is rekeyed: the secret that is to open it too, and then alone. */
+  next_secret_id: SecretId | null;
   created_at: CreatedAt;
+};
+
+type VolumesTable = {
+  id: VolumeId;
+  project_id: ProjectId;
+  user_id: UserId;
+  name: string | null;
+  description: string | null;
+  size_gib: number;
+  status: VolumeStatus;
+  /** What it goes back to when what is done to it ends. */
+  previous_status: VolumeStatus | null;
+  volume_type_id: VolumeTypeId | null;
+  /** As its type said when it was made; null: it is not encrypted. */
+  encryption: JSONColumnType<VolumeEncryption | null, string | null | undefined, string | null>;
+  availability_zone: string;
+  metadata: JSONColumnType<Strings>;
+  /** Of the image it was made from; null: none. */
+  image_metadata: JSONColumnType<Strings | null, string | null | undefined, string | null>;
+  bootable: Generated<boolean>;
+  readonly: Generated<boolean>;
+  source: JSONColumnType<VolumeSource>;
+  host: HostName | null;
+  backend: BackendName | null;
+  migration_status: string | null;
+  operation: JSONColumnType<PendingOperation | null, string | null, string | null>;
+  created_at: CreatedAt;
+  updated_at: Time;
+  launched_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
+  deleted_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
+};
+
+type SnapshotsTable = {
+  id: SnapshotId;
+  volume_id: VolumeId;
+  project_id: ProjectId;
+  user_id: UserId;
+  name: string | null;
+  description: string | null;
+  size_gib: number;
+  status: SnapshotStatus;
+  metadata: JSONColumnType<Strings>;
+  operation: JSONColumnType<PendingOperation | null, string | null, string | null>;
+  created_at: CreatedAt;
+  updated_at: Time;
+  deleted_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
+};
+
+type VolumeAttachmentsTable = {
+  id: AttachmentId;
+  volume_id: VolumeId;
+  /** Null: reserved for nobody in particular. */
+  server_id: ServerId | null;
+  status: AttachmentStatus;
+  /** Its name in the guest, such as /dev/vdb. */
+  device: string | null;
+  mode: Generated<'rw' | 'ro'>;
+  /** As the client described the other end; nothing of ours depends on it. */
+  connector: JSONColumnType<Readonly<Record<string, unknown>> | null, string | null | undefined, string | null>;
+  delete_on_termination: Generated<boolean>;
+  /** 0: the server starts from it. */
+  boot_index: number | null;
+  attached_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
+  created_at: CreatedAt;
+  detached_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
+};
+
+type VolumeTransfersTable = {
+  id: TransferId;
+  volume_id: VolumeId;
+  name: string | null;
+  salt: string;
+  /** scrypt of the key that the giver was shown once, with the salt. */
+  auth_hash: string;
+  no_snapshots: Generated<boolean>;
+  source_project_id: ProjectId;
+  destination_project_id: ProjectId | null;
+  accepted: Generated<boolean>;
+  created_at: CreatedAt;
+  deleted_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
 };
 
 type SecretsTable = {

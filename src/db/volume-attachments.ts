@@ -1,0 +1,59 @@
+import type { Insertable, Selectable, Updateable } from 'kysely';
+import type { AttachmentId, ServerId, VolumeId } from '#core/ids.ts';
+import type { Queryable } from '#db/database.ts';
+import type { Schema } from '#db/schema.ts';
+
+export type Attachment = Selectable<Schema['volume_attachments']>;
+export type NewAttachment = Insertable<Schema['volume_attachments']>;
+
+export async function insertAttachment(db: Queryable, attachment: NewAttachment): Promise<Attachment> {
+  return await db.insertInto('volume_attachments').values(attachment).returningAll().executeTakeFirstOrThrow();
+}
+
+/** The attachment, or null when there is none; an ended one is not found. */
+export async function findAttachment(db: Queryable, id: AttachmentId): Promise<Attachment | null> {
+  const query = db.selectFrom('volume_attachments').selectAll().where('id', '=', id).where('detached_at', 'is', null);
+  return (await query.executeTakeFirst()) ?? null;
+}
+
+/** What a volume is attached to, or reserved for, now; null: nothing. */
+export async function attachmentOf(db: Queryable, volumeId: VolumeId): Promise<Attachment | null> {
+  const live = db.selectFrom('volume_attachments').selectAll().where('detached_at', 'is', null);
+  return (await live.where('volume_id', '=', volumeId).executeTakeFirst()) ?? null;
+}
+
+/** As `attachmentOf`, of several volumes at once. */
+export async function attachmentsOf(
+  db: Queryable,
+  volumes: readonly VolumeId[],
+): Promise<ReadonlyMap<VolumeId, Attachment>> {
+  if (volumes.length === 0) return new Map();
+  const live = db.selectFrom('volume_attachments').selectAll().where('detached_at', 'is', null);
+  const rows = await live.where('volume_id', 'in', [...volumes]).execute();
+  return new Map(rows.map((row) => [row.volume_id, row]));
+}
+
+/** A server's attachments, in the order of their device names. */
+export async function attachmentsToServer(db: Queryable, serverId: ServerId): Promise<Attachment[]> {
+  const live = db.selectFrom('volume_attachments').selectAll().where('detached_at', 'is', null);
+  return await live.where('server_id', '=', serverId).orderBy('device').execute();
+}
+
+export async function updateAttachment(
+  db: Queryable,
+  id: AttachmentId,
+  change: Omit<Updateable<Schema['volume_attachments']>, 'id'>,
+): Promise<void> {
+  await db.updateTable('volume_attachments').set(change).where('id', '=', id).execute();
+}
+
+/** Ends an attachment. *Repeat*: fine. */
+export async function endAttachment(db: Queryable, id: AttachmentId): Promise<void> {
+  const change = { status: 'detached', detached_at: new Date() } as const;
+  await db
+    .updateTable('volume_attachments')
+    .set(change)
+    .where('id', '=', id)
+    .where('detached_at', 'is', null)
+    .execute();
+}

@@ -1,13 +1,13 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { HostPath, ServerId } from '#core/ids.ts';
+import type { ServerId } from '#core/ids.ts';
 import { imageEncryption } from '#core/image-encryption.ts';
 import { shouldRun } from '#core/server.ts';
 import { connectPool, openDatabase } from '#db/database.ts';
 import { asDisk } from '#db/disks.ts';
 import { stateOf } from '#db/servers.ts';
-import { LibvirtHypervisor } from '#host/hypervisor/libvirt/driver.ts';
 import { guestDisks } from '#operations/context.ts';
+import { command } from '#test/support/command.ts';
 import { guestsOf, processesOf } from '#test/support/destroy-state.ts';
 import type { TestService } from '#test/support/service.ts';
 import { findVolumeStrays } from '#test/support/volume-strays.ts';
@@ -97,15 +97,9 @@ async function unlockedDisks(hostDirectory: string): Promise<string[]> {
   return [...(await readdir(folder).catch(() => [])), ...processes.map((pid) => `process ${pid}`)];
 }
 
-/** What libvirt has of keys now. */
+/** What libvirt has of keys now, by a program of its own. */
 export async function libvirtSecrets(hostDirectory: string): Promise<string[]> {
-  const run = join(hostDirectory, 'run') as HostPath;
-  const socket = encodeURIComponent(join(run, 'lv/run/libvirt-sock'));
-  await using hypervisor = await LibvirtHypervisor.open({
-    uri: `qemu+unix:///system?socket=${socket}`,
-    libvirtdPidFile: join(run, 'lv/libvirtd.pid') as HostPath,
-    runDirectory: run,
-    virtType: 'qemu',
-  });
-  return await hypervisor.secrets();
+  const socket = encodeURIComponent(join(hostDirectory, 'run/lv/run/libvirt-sock'));
+  const listed = command('virsh', ['--quiet', '--connect', `qemu+unix:///system?socket=${socket}`, 'secret-list']);
+  return listed.split('\n').filter((line) => line.trim() !== '');
 }

@@ -24,7 +24,7 @@ export class CloudClient {
   readonly #base: string;
   readonly #login: CloudLogin;
   readonly #stop: AbortSignal | null;
-  /** By how much waits are longer than they say. */
+  /** By how much waits, and the pauses in them, are longer than they say. */
   readonly patience: number;
   #token: string | null = null;
 
@@ -128,7 +128,7 @@ export class CloudClient {
   }
 
   #pause(): Promise<void> {
-    return sleep(POLL_MS, undefined, this.#stop === null ? {} : { signal: this.#stop });
+    return sleep(POLL_MS * this.patience, undefined, this.#stop === null ? {} : { signal: this.#stop });
   }
 
   async #authenticate(): Promise<string> {

@@ -1,6 +1,7 @@
 import { type Static, Type } from 'typebox';
-import { exactly, Metadata, Name, ShortText } from '#api/compute/fields.ts';
+import { Metadata } from '#api/compute/fields.ts';
 import { Rebuild, Resize } from '#api/compute/replace-schemas.ts';
+import { exactly, Name, ShortText } from '#api/fields.ts';
 
 export const CreateImage = exactly({
   name: Name,

@@ -1,6 +1,6 @@
 import type { RequestContext } from '#api/auth.ts';
 import type { BootImage } from '#api/compute/boot-image.ts';
-import { isStorableText } from '#api/compute/fields.ts';
+import { isStorableText } from '#api/fields.ts';
 import { badRequest, shorten } from '#core/errors.ts';
 import { GIB } from '#core/sizes.ts';
 import type { Queryable } from '#db/database.ts';

@@ -1,12 +1,12 @@
+import type { ApiApp } from '#api/app.ts';
 import { notServed } from '#api/compute/actions.ts';
-import type { ComputeApp } from '#api/compute/app.ts';
 import { allowed, type ComputeAction } from '#api/compute/policy.ts';
 import { getServer } from '#api/compute/server-lookup.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
 import { NightlatchError, shorten } from '#core/errors.ts';
 
 /** What clients ask for in passing, and of which there is nothing here: addresses, key pairs, server groups, extensions. */
-export function addEmptyRoutes(app: ComputeApp, { db }: ComputeServices): void {
+export function addEmptyRoutes(app: ApiApp, { db }: ComputeServices): void {
   const perServer: [string, ComputeAction, object][] = [
     ['ips', 'os_compute_api:ips:index', { addresses: {} }],
     ['os-interface', 'os_compute_api:os-attach-interfaces:list', { interfaceAttachments: [] }],

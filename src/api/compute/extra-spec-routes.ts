@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify';
-import type { ComputeApp } from '#api/compute/app.ts';
+import type { ApiApp } from '#api/app.ts';
 import { checkExtraSpecName } from '#api/compute/extra-spec-names.ts';
 import { getFlavor } from '#api/compute/flavor-routes.ts';
 import { CreateExtraSpecs, UpdateExtraSpec } from '#api/compute/flavor-schemas.ts';
@@ -13,7 +13,7 @@ import { addExtraSpecs, removeExtraSpec } from '#db/flavors.ts';
 type Ids = { id: string; key: string };
 
 /** Extra specs of a flavor, the encryption of its servers' disks among them. See Compute API "Flavors extra-specs". */
-export function addExtraSpecRoutes(app: ComputeApp, { db }: ComputeServices): void {
+export function addExtraSpecRoutes(app: ApiApp, { db }: ComputeServices): void {
   app.get('/flavors/:id/os-extra_specs', async (request) => {
     const context = allowed(request, 'os_compute_api:os-flavor-extra-specs:index');
     const flavor = await getFlavor(db, (request.params as Ids).id, context);

@@ -1,4 +1,4 @@
-import type { ComputeApp } from '#api/compute/app.ts';
+import type { ApiApp } from '#api/app.ts';
 import { getFlavor } from '#api/compute/flavor-routes.ts';
 import { FlavorAction } from '#api/compute/flavor-schemas.ts';
 import { has } from '#api/compute/microversions.ts';
@@ -10,7 +10,7 @@ import type { Queryable } from '#db/database.ts';
 import { flavorProjects, grantFlavor, revokeFlavor } from '#db/flavors.ts';
 
 /** Which projects may use a flavor that is not public. See Compute API "Flavors access". */
-export function addFlavorAccessRoutes(app: ComputeApp, { db }: ComputeServices): void {
+export function addFlavorAccessRoutes(app: ApiApp, { db }: ComputeServices): void {
   app.get('/flavors/:id/os-flavor-access', async (request) => {
     const context = allowed(request, 'os_compute_api:os-flavor-access');
     const flavor = await getFlavor(db, (request.params as { id: string }).id, context);

@@ -1,6 +1,7 @@
 import type { FastifyRequest } from 'fastify';
 import { allowed } from '#api/compute/policy.ts';
-import { invalid, Query } from '#api/compute/query.ts';
+import { refuseUnknownParameters } from '#api/compute/strict-query.ts';
+import { invalid, Query } from '#api/query.ts';
 import { badRequest, shorten } from '#core/errors.ts';
 import type { Queryable } from '#db/database.ts';
 import { type Flavor, listFlavors } from '#db/flavors.ts';
@@ -31,7 +32,7 @@ export async function selectFlavors(
 ): Promise<{ flavors: Flavor[]; limit: number }> {
   const context = allowed(request, 'os_compute_api:flavors');
   const query = new Query(request);
-  query.refuseUnknown(request, PARAMETERS);
+  refuseUnknownParameters(request, query, PARAMETERS);
   const minRam = query.count('minRam') ?? 0;
   const minDisk = query.count('minDisk') ?? 0;
   const limit = query.limit();

@@ -1,8 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { FastifyRequest } from 'fastify';
+import type { ApiApp } from '#api/app.ts';
 import type { RequestContext } from '#api/auth.ts';
-import type { ComputeApp } from '#api/compute/app.ts';
-import { isStorableText, toBoolean, toInteger } from '#api/compute/fields.ts';
 import { selectFlavors } from '#api/compute/flavor-list.ts';
 import { presentFlavor, presentFlavorSummary } from '#api/compute/flavor-presenter.ts';
 import { CreateFlavor, UpdateFlavor } from '#api/compute/flavor-schemas.ts';
@@ -10,12 +9,13 @@ import { nextPage } from '#api/compute/links.ts';
 import { has, requireFeature } from '#api/compute/microversions.ts';
 import { allowed } from '#api/compute/policy.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
+import { isStorableText, toBoolean, toInteger } from '#api/fields.ts';
 import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
 import type { Queryable } from '#db/database.ts';
 import { deleteFlavor, describeFlavor, type Flavor, findFlavor, insertFlavor, type NewFlavor } from '#db/flavors.ts';
 
 /** Flavors: list, show, create, update, delete. See Compute API "Flavors". */
-export function addFlavorRoutes(app: ComputeApp, { db, publicUrl }: ComputeServices): void {
+export function addFlavorRoutes(app: ApiApp, { db, publicUrl }: ComputeServices): void {
   app.get('/flavors', async (request) => {
     const { flavors, limit } = await selectFlavors(request, db);
     const next = nextPage(request, publicUrl, { path: 'flavors', limit, ids: flavors.map(({ id }) => id) });

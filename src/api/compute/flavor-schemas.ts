@@ -1,5 +1,5 @@
 import { type Static, Type } from 'typebox';
-import { BooleanWord, Description, exactly, integerField, KEY_PATTERN, Name, ShortText } from '#api/compute/fields.ts';
+import { BooleanWord, Description, exactly, integerField, KEY_PATTERN, Name, ShortText } from '#api/fields.ts';
 
 // A space may stand within an id, not at its ends.
 const FLAVOR_ID = '^(?! )[a-zA-Z0-9. _-]+(?<! )$';

@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify';
-import type { ComputeApp } from '#api/compute/app.ts';
+import type { ApiApp } from '#api/app.ts';
 import { AVAILABILITY_ZONE } from '#api/compute/create-checks.ts';
 import {
   hostUuid,
@@ -9,14 +9,14 @@ import {
   presentZoneService,
 } from '#api/compute/host-presenter.ts';
 import { allowed } from '#api/compute/policy.ts';
-import { Query } from '#api/compute/query.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
+import { Query } from '#api/query.ts';
 import { NightlatchError, shorten } from '#core/errors.ts';
 import { type Host, hostUse, listHosts } from '#db/hosts.ts';
 import { serversOnHost } from '#db/servers.ts';
 
 /** Hosts as Compute shows them: services, hypervisors and availability zones. */
-export function addHostRoutes(app: ComputeApp, { db }: ComputeServices): void {
+export function addHostRoutes(app: ApiApp, { db }: ComputeServices): void {
   app.get('/os-availability-zone', async (request) => {
     allowed(request, 'os_compute_api:os-availability-zone:list');
     return { availabilityZoneInfo: [{ zoneName: AVAILABILITY_ZONE, zoneState: { available: true }, hosts: null }] };

@@ -1,10 +1,11 @@
 import type { FastifyRequest } from 'fastify';
+import type { ApiApp } from '#api/app.ts';
 import type { RequestContext } from '#api/auth.ts';
-import type { ComputeApp } from '#api/compute/app.ts';
 import { type Feature, has } from '#api/compute/microversions.ts';
 import { allowed } from '#api/compute/policy.ts';
-import { Query } from '#api/compute/query.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
+import { refuseUnknownParameters } from '#api/compute/strict-query.ts';
+import { Query } from '#api/query.ts';
 import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
 import { serverUse } from '#db/server-list.ts';
 
@@ -49,11 +50,11 @@ const limits: Readonly<Record<string, Feature | null>> = {
 };
 
 /** What a project may use, and uses. See Compute API "Limits" and "Quota sets". */
-export function addLimitRoutes(app: ComputeApp, { db }: ComputeServices): void {
+export function addLimitRoutes(app: ApiApp, { db }: ComputeServices): void {
   app.get('/limits', async (request) => {
     const context = allowed(request, 'os_compute_api:limits');
     const query = new Query(request);
-    query.refuseUnknown(request, ['reserved', 'tenant_id']);
+    refuseUnknownParameters(request, query, ['reserved', 'tenant_id']);
     const used = await serverUse(db, ownProject(query.text('tenant_id'), context));
     const unused = Object.fromEntries(
       present(request, limits).map((name) => [name, name.startsWith('total') ? 0 : -1]),

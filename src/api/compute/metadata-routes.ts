@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify';
-import type { ComputeApp } from '#api/compute/app.ts';
+import type { ApiApp } from '#api/app.ts';
 import { allowed, type ComputeAction } from '#api/compute/policy.ts';
 import { checkUnlocked, getServer } from '#api/compute/server-lookup.ts';
 import { changeMetadata } from '#api/compute/server-metadata.ts';
@@ -11,7 +11,7 @@ import type { Server } from '#db/servers.ts';
 type Ids = { id: string; key: string };
 
 /** Metadata of a server. What the guest was given on its config drive stays as it was. See Compute API "Server metadata". */
-export function addMetadataRoutes(app: ComputeApp, { db }: ComputeServices): void {
+export function addMetadataRoutes(app: ApiApp, { db }: ComputeServices): void {
   const find = async (request: FastifyRequest, action: ComputeAction): Promise<Server> => {
     const context = allowed(request, action);
     const server = await getServer(db, (request.params as Ids).id, context);

@@ -1,6 +1,7 @@
 import { type Static, Type } from 'typebox';
-import { BooleanWord, Description, exactly, Metadata, Name, ShortText } from '#api/compute/fields.ts';
+import { Metadata } from '#api/compute/fields.ts';
 import { Address, DiskConfig, Hostname, UserData, Word } from '#api/compute/server-schemas.ts';
+import { BooleanWord, Description, exactly, Name, ShortText } from '#api/fields.ts';
 
 export const Resize = exactly({
   flavorRef: Type.Union([Type.String({ minLength: 1, maxLength: 1024 }), Type.Integer()]),

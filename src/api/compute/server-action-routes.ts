@@ -1,6 +1,6 @@
+import type { ApiApp } from '#api/app.ts';
 import { ActionBody, RemoteConsoleBody } from '#api/compute/action-schemas.ts';
 import { actions, notServed, unservedActions } from '#api/compute/actions.ts';
-import type { ComputeApp } from '#api/compute/app.ts';
 import { linksTo } from '#api/compute/links.ts';
 import { requireFeature } from '#api/compute/microversions.ts';
 import { allowed } from '#api/compute/policy.ts';
@@ -11,7 +11,7 @@ import { badRequest, shorten } from '#core/errors.ts';
 type Id = { id: string };
 
 /** Actions on servers, and addresses of their consoles. See Compute API "Servers - run an action". */
-export function addServerActionRoutes(app: ComputeApp, services: ComputeServices): void {
+export function addServerActionRoutes(app: ApiApp, services: ComputeServices): void {
   app.post('/servers/:id/action', { schema: { body: ActionBody } }, async (request, reply) => {
     const { body } = request;
     const [name = ''] = Object.keys(body);

@@ -1,7 +1,8 @@
 import type { FastifyRequest } from 'fastify';
 import { allowed } from '#api/compute/policy.ts';
-import { invalid, Query } from '#api/compute/query.ts';
 import { serverFilter, serverListParameters } from '#api/compute/server-filter.ts';
+import { refuseUnknownParameters } from '#api/compute/strict-query.ts';
+import { invalid, Query } from '#api/query.ts';
 import { badRequest, shorten } from '#core/errors.ts';
 import type { Database } from '#db/database.ts';
 import {
@@ -20,7 +21,7 @@ export type ServerSelection = { readonly servers: readonly Server[]; readonly li
 export async function selectServersFor(request: FastifyRequest, db: Database): Promise<ServerSelection> {
   const context = allowed(request, 'os_compute_api:servers:detail');
   const query = new Query(request);
-  query.refuseUnknown(request, serverListParameters);
+  refuseUnknownParameters(request, query, serverListParameters);
   const limit = query.limit();
   const filter = serverFilter(request, query, context);
   const order = orderFrom(query);

@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify';
-import type { ComputeApp } from '#api/compute/app.ts';
+import type { ApiApp } from '#api/app.ts';
 import { createServers } from '#api/compute/create-server.ts';
 import { refuseFieldsBefore } from '#api/compute/field-versions.ts';
 import { addressFrom } from '#api/compute/fields.ts';
@@ -17,7 +17,7 @@ import { type Server, type ServerChange, updateServer } from '#db/servers.ts';
 type Id = { id: string };
 
 /** Servers: list, show, create, update, delete. See Compute API "Servers". */
-export function addServerRoutes(app: ComputeApp, services: ComputeServices): void {
+export function addServerRoutes(app: ApiApp, services: ComputeServices): void {
   const { db, publicUrl } = services;
   app.get('/servers', async (request) => {
     const selection = await selectServersFor(request, db);

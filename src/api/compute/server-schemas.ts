@@ -1,5 +1,6 @@
 import { type Static, Type } from 'typebox';
-import { BooleanWord, Description, exactly, integerField, Metadata, Name, ShortText } from '#api/compute/fields.ts';
+import { Metadata } from '#api/compute/fields.ts';
+import { BooleanWord, Description, exactly, integerField, Name, ShortText } from '#api/fields.ts';
 
 /** A tag: 1 to 60 characters without comma and slash. */
 export const Tag = Type.String({ minLength: 1, maxLength: 60, pattern: '^[^,/\\p{Cc}\\p{Cs}]+$' });

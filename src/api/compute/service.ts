@@ -5,7 +5,6 @@ import { catalogServices } from '#api/catalog.ts';
 import { Consoles } from '#api/compute/consoles.ts';
 import { addEmptyRoutes } from '#api/compute/empty-routes.ts';
 import { addExtraSpecRoutes } from '#api/compute/extra-spec-routes.ts';
-import { presentFailure } from '#api/compute/failure.ts';
 import { addFlavorAccessRoutes } from '#api/compute/flavor-access-routes.ts';
 import { addFlavorRoutes } from '#api/compute/flavor-routes.ts';
 import { addHostRoutes } from '#api/compute/host-routes.ts';
@@ -23,6 +22,7 @@ import { addServerRoutes } from '#api/compute/server-routes.ts';
 import type { ComputeDependencies, ComputeServices } from '#api/compute/services.ts';
 import { addTagRoutes } from '#api/compute/tag-routes.ts';
 import { presentVersion, presentVersions } from '#api/compute/versions.ts';
+import { presentFailure } from '#api/fault.ts';
 import type { ApiService } from '#api/server.ts';
 
 /** The compute service: Nova's v2.1 API as far as it is served here. */

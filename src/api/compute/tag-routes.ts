@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify';
-import type { ComputeApp } from '#api/compute/app.ts';
+import type { ApiApp } from '#api/app.ts';
 import { linksTo } from '#api/compute/links.ts';
 import { requireFeature } from '#api/compute/microversions.ts';
 import { allowed, type ComputeAction } from '#api/compute/policy.ts';
@@ -15,7 +15,7 @@ type Ids = { id: string; tag: string };
 const TAG = /^[^,/\p{Cc}\p{Cs}]{1,60}$/u;
 
 /** Tags of a server, from 2.26 on. See Compute API "Server tags". */
-export function addTagRoutes(app: ComputeApp, { db, publicUrl }: ComputeServices): void {
+export function addTagRoutes(app: ApiApp, { db, publicUrl }: ComputeServices): void {
   const find = async (request: FastifyRequest, action: ComputeAction): Promise<Server> => {
     requireFeature(request, 'server-tags');
     const context = allowed(request, action);

@@ -3,7 +3,7 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import type { FastifyBaseLogger, FastifyInstance, RawServerDefault } from 'fastify';
 
 /** The scope the compute routes are added to; bodies have the type of their schema. */
-export type ComputeApp = FastifyInstance<
+export type ApiApp = FastifyInstance<
   RawServerDefault,
   IncomingMessage,
   ServerResponse,

@@ -1,6 +1,6 @@
 import type { Failure } from '#api/failure.ts';
 
-/** Nova's names of failures; every other status is a `computeFault`. See nova.api.openstack.wsgi `Fault`. */
+/** The names of failures that Nova and Cinder share; every other status is a `computeFault`. See `Fault` in wsgi.py of both. */
 const faultNames: Readonly<Record<number, string>> = {
   400: 'badRequest',
   401: 'unauthorized',
@@ -15,7 +15,7 @@ const faultNames: Readonly<Record<number, string>> = {
   503: 'serviceUnavailable',
 };
 
-/** A failure in Nova's shape; a missing or bad token in that of the middleware in front of it. */
+/** A failure in the shape of Nova and Cinder; a missing or bad token in that of the middleware in front of it. */
 export function presentFailure(failure: Failure): object {
   const { status, title, message } = failure;
   if (status === 401) return { error: { message, code: status, title } };

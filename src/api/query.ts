@@ -1,6 +1,5 @@
 import type { FastifyRequest } from 'fastify';
-import { isStorableText } from '#api/compute/fields.ts';
-import { has } from '#api/compute/microversions.ts';
+import { isStorableText } from '#api/fields.ts';
 import { badRequest, shorten } from '#core/errors.ts';
 
 /** A list never holds more than this many items. */
@@ -40,15 +39,6 @@ export class Query {
   /** The page size asked for, within the limit. */
   limit(): number {
     return Math.min(this.count('limit') ?? MAX_LIMIT, MAX_LIMIT);
-  }
-
-  /** Refuses parameters that are not listed, from the microversion that does so on; before, they are ignored. */
-  refuseUnknown(request: FastifyRequest, known: readonly string[]): void {
-    if (!has(request, 'strict-queries')) return;
-    const unknown = this.names.find((name) => !known.includes(name));
-    if (unknown !== undefined) {
-      throw badRequest(`Additional properties are not allowed ('${shorten(unknown, 64)}' was unexpected)`);
-    }
   }
 }
 

@@ -5,6 +5,14 @@ export const catalogServices = {
   identity: { type: 'identity', name: 'keystone', prefix: '/identity', path: '/identity' },
   image: { type: 'image', name: 'glance', prefix: '/image', path: '/image' },
   compute: { type: 'compute', name: 'nova', prefix: '/compute', path: '/compute/v2.1' },
+  'block-storage': {
+    type: 'block-storage',
+    aliases: ['volumev3'],
+    name: 'cinder',
+    prefix: '/volume',
+    path: '/volume/v3',
+    isPerProject: true,
+  },
 } as const satisfies Record<string, CatalogService>;
 
 /** Ours, beside OpenStack's: served, and in no token's catalog. */
@@ -17,10 +25,17 @@ export const operatorCatalog = {
 
 export type CatalogService = {
   readonly type: string;
+  /** More types it is in the catalog as, for clients that know only those. */
+  readonly aliases?: readonly string[];
   readonly name: string;
   readonly prefix: string;
   readonly path: string;
+  /** Its addresses end with the id of the project. */
+  readonly isPerProject?: boolean;
 };
+
+/** The place of the project's id in an address that is shown to nobody in particular. */
+export const PROJECT_PLACE = '$(project_id)s';
 
 export const endpointInterfaces = ['public', 'internal', 'admin'] as const;
 
@@ -38,20 +53,29 @@ export type CatalogEntry = {
   readonly endpoints: readonly Endpoint[];
 };
 
-/** The catalog as a token carries it. Ids are the same at every start. See Identity API v3, "Service catalog". */
-export function buildCatalog(services: readonly CatalogService[], region: string, publicUrl: string): CatalogEntry[] {
-  return services.map((service) => ({
-    id: stableId(service.type),
-    type: service.type,
-    name: service.name,
-    endpoints: endpointInterfaces.map((name) => ({
-      id: stableId(service.type, region, name),
-      interface: name,
-      region,
-      region_id: region,
-      url: `${publicUrl}${service.path}`,
-    })),
-  }));
+/**
+ * The catalog as a token for this project carries it. Ids are the same at every start. See Identity API v3, "Service
+ * catalog".
+ */
+export function buildCatalog(
+  services: readonly CatalogService[],
+  { region, publicUrl, project }: { readonly region: string; readonly publicUrl: string; readonly project: string },
+): CatalogEntry[] {
+  return services.flatMap((service) => {
+    const url = `${publicUrl}${service.path}${service.isPerProject ? `/${project}` : ''}`;
+    return [service.type, ...(service.aliases ?? [])].map((type) => ({
+      id: stableId(type),
+      type,
+      name: service.name,
+      endpoints: endpointInterfaces.map((name) => ({
+        id: stableId(type, region, name),
+        interface: name,
+        region,
+        region_id: region,
+        url,
+      })),
+    }));
+  });
 }
 
 function stableId(...parts: string[]): string {

@@ -16,7 +16,7 @@ const faultNames: Readonly<Record<number, string>> = {
 };
 
 /** A failure in the shape of Nova and Cinder; a missing or bad token in that of the middleware in front of it. */
-export function presentFailure(failure: Failure): object {
+export function presentFault(failure: Failure): object {
   const { status, title, message } = failure;
   if (status === 401) return { error: { message, code: status, title } };
   return { [faultNames[status] ?? 'computeFault']: { code: status, message } };

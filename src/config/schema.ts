@@ -37,6 +37,12 @@ const defaults = z.strictObject({
     .describe(
       'After the host has booted anew, servers that were active before are started again. Off: they are SHUTOFF.',
     ),
+  default_volume_type: z
+    .string()
+    .min(1)
+    .max(255)
+    .default('__DEFAULT__')
+    .describe('Name of the volume type of volumes that are created without one. `__DEFAULT__` always exists.'),
   image_size_cap: z
     .number()
     .int()

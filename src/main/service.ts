@@ -1,6 +1,7 @@
 import type { AddressInfo } from 'node:net';
 import type { FastifyInstance } from 'fastify';
 import type { Logger } from 'pino';
+import { blockStorageService } from '#api/block-storage/service.ts';
 import { catalogServices } from '#api/catalog.ts';
 import { computeService } from '#api/compute/service.ts';
 import { identityService } from '#api/identity/service.ts';
@@ -164,6 +165,7 @@ function buildServices(
       identityService({ db, identity, services, region: REGION, publicUrl }),
       imageService({ db, identity, images, publicUrl }),
       computeService({ db, identity, images, operations, publicUrl }),
+      blockStorageService({ db, identity, publicUrl, defaultVolumeType: config.DEFAULT.default_volume_type }),
       operatorService({ db, identity, hosts }),
     ],
     publicUrl,

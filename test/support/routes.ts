@@ -1,3 +1,4 @@
+import { blockStorageService } from '#api/block-storage/service.ts';
 import { catalogServices, operatorCatalog } from '#api/catalog.ts';
 import { computeService } from '#api/compute/service.ts';
 import { identityService } from '#api/identity/service.ts';
@@ -24,25 +25,30 @@ export async function allRoutes(): Promise<Route[]> {
   const image = { db: nothing, identity: nothing, images: nothing, publicUrl: null };
   const compute = { ...image, operations: nothing };
   const operator = operatorService({ ...image, hosts: nothing });
-  const services = [identityService(identity), imageService(image), computeService(compute), operator].map(
-    (service) => ({
-      ...service,
-      routes: async (...[app, options]: Parameters<typeof service.routes>) => {
-        app.addHook('onRoute', ({ method, url, config, schema }) => {
-          for (const one of [method].flat()) {
-            if (one === 'HEAD') continue;
-            routes.push({
-              method: one,
-              path: url,
-              isPublic: config?.public === true,
-              takesJson: schema?.body !== undefined,
-            });
-          }
-        });
-        await service.routes(app, options);
-      },
-    }),
-  );
+  const blockStorage = blockStorageService({ ...image, defaultVolumeType: '' });
+  const services = [
+    identityService(identity),
+    imageService(image),
+    computeService(compute),
+    blockStorage,
+    operator,
+  ].map((service) => ({
+    ...service,
+    routes: async (...[app, options]: Parameters<typeof service.routes>) => {
+      app.addHook('onRoute', ({ method, url, config, schema }) => {
+        for (const one of [method].flat()) {
+          if (one === 'HEAD') continue;
+          routes.push({
+            method: one,
+            path: url,
+            isPublic: config?.public === true,
+            takesJson: schema?.body !== undefined,
+          });
+        }
+      });
+      await service.routes(app, options);
+    },
+  }));
   const app = buildApi({ services, publicUrl: null });
   await app.ready();
   await app.close();

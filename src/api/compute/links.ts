@@ -1,9 +1,7 @@
 import type { FastifyRequest } from 'fastify';
 import { V21_PATH } from '#api/compute/versions.ts';
+import { type Link, nextPageLinks, type Page } from '#api/links.ts';
 import { publicUrlOf } from '#api/public-url.ts';
-
-/** Where things lie, as the client reaches them. */
-export type Link = { readonly rel: string; readonly href: string };
 
 /** The link to a thing with its version, and the one that outlasts versions. */
 export function linksTo(request: FastifyRequest, publicUrl: string | null, path: string): Link[] {
@@ -23,11 +21,7 @@ export function bookmarkTo(request: FastifyRequest, publicUrl: string | null, pa
 export function nextPage(
   request: FastifyRequest,
   publicUrl: string | null,
-  page: { readonly path: string; readonly limit: number; readonly ids: readonly string[] },
+  { path, ...page }: Page & { readonly path: string },
 ): Link[] {
-  const last = page.ids.at(-1);
-  if (last === undefined || page.ids.length < page.limit) return [];
-  const query = new URLSearchParams(request.url.split('?')[1] ?? '');
-  query.set('marker', last);
-  return [{ rel: 'next', href: `${publicUrlOf(request, publicUrl)}${V21_PATH}/${page.path}?${query}` }];
+  return nextPageLinks(request, `${publicUrlOf(request, publicUrl)}${V21_PATH}/${path}`, page);
 }

@@ -1,10 +1,12 @@
 import type { FastifyRequest } from 'fastify';
-import { badRequest, NightlatchError } from '#core/errors.ts';
+import { microversionFrom, notInMicroversion } from '#api/microversions.ts';
 
 /** Microversions are 2.N; only N is kept. */
 export const MIN_MICROVERSION = 1;
 /** The highest for which every endpoint served here answers as Compute API v2.1 says. */
 export const MAX_MICROVERSION = 93;
+
+const served = { service: 'compute', major: 2, min: MIN_MICROVERSION, max: MAX_MICROVERSION } as const;
 
 /** What a request may use, or an answer shows, from which microversion. See "REST API Version History" of Compute. */
 export const features = {
@@ -45,15 +47,7 @@ export const features = {
 } as const satisfies Record<string, number>;
 export type Feature = keyof typeof features;
 
-declare module 'fastify' {
-  interface FastifyRequest {
-    /** N of the microversion 2.N the client asked for. */
-    microversion: number;
-  }
-}
-
-/** The header of all services, and the one Compute had before; an answer carries both. */
-export const MICROVERSION_HEADER = 'OpenStack-API-Version';
+/** The header that Compute had before there was one for all services; an answer carries both. */
 export const LEGACY_MICROVERSION_HEADER = 'X-OpenStack-Nova-API-Version';
 
 /** Whether the microversion the client asked for has this. */
@@ -63,50 +57,22 @@ export function has(request: Pick<FastifyRequest, 'microversion'>, feature: Feat
 
 /** Lets a method pass that came with this feature. @throws not-there (404), as for a method that does not exist. */
 export function requireFeature(request: FastifyRequest, feature: Feature): void {
-  if (!has(request, feature)) throw notInThisVersion(request);
+  if (!has(request, feature)) throw notInMicroversion(served, request);
 }
 
 /** Lets a method pass that went with this feature. @throws not-there (404). */
 export function requireNotYet(request: FastifyRequest, feature: Feature): void {
-  if (has(request, feature)) throw notInThisVersion(request);
-}
-
-function notInThisVersion(request: FastifyRequest): NightlatchError {
-  return new NightlatchError('not-there', {
-    reason: `API version 2.${request.microversion} is not supported on this method.`,
-  });
+  if (has(request, feature)) throw notInMicroversion(served, request);
 }
 
 /**
  * N of the microversion 2.N that a request's headers ask for; without any, the least.
  *
  * @throws bad-request when it is no version; not-acceptable-version (406) when it is not served.
- * See the OpenStack API guideline "Microversion Specification".
  */
 export function parseMicroversion(headers: {
   readonly current: string | null;
   readonly legacy: string | null;
 }): number {
-  const asked = entryFor('compute', headers.current) ?? headers.legacy?.trim() ?? null;
-  if (asked === null) return MIN_MICROVERSION;
-  if (asked.toLowerCase() === 'latest') return MAX_MICROVERSION;
-  const match = /^([1-9]\d{0,5})\.([1-9]\d{0,5}|0)$/.exec(asked);
-  if (!match) {
-    throw badRequest(
-      `API Version String ${asked.slice(0, 64)} is of invalid format. Must be of format MajorNum.MinorNum.`,
-    );
-  }
-  const minor = Number(match[2]);
-  if (match[1] === '2' && minor >= MIN_MICROVERSION && minor <= MAX_MICROVERSION) return minor;
-  throw new NightlatchError('not-acceptable-version', {
-    version: asked,
-    min: `2.${MIN_MICROVERSION}`,
-    max: `2.${MAX_MICROVERSION}`,
-  });
-}
-
-/** The version named for a service in `compute 2.79, identity 3.1`; of several the last. */
-function entryFor(service: string, header: string | null): string | null {
-  const entries = (header ?? '').split(',').map((entry) => entry.trim().split(/\s+/));
-  return entries.findLast(([name, version]) => name?.toLowerCase() === service && version)?.[1] ?? null;
+  return microversionFrom(headers.current, served, headers.legacy);
 }

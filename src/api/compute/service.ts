@@ -10,19 +10,15 @@ import { addFlavorRoutes } from '#api/compute/flavor-routes.ts';
 import { addHostRoutes } from '#api/compute/host-routes.ts';
 import { addLimitRoutes } from '#api/compute/limit-routes.ts';
 import { addMetadataRoutes } from '#api/compute/metadata-routes.ts';
-import {
-  LEGACY_MICROVERSION_HEADER,
-  MICROVERSION_HEADER,
-  MIN_MICROVERSION,
-  parseMicroversion,
-} from '#api/compute/microversions.ts';
+import { LEGACY_MICROVERSION_HEADER, MIN_MICROVERSION, parseMicroversion } from '#api/compute/microversions.ts';
 import { addSerialConsole } from '#api/compute/serial-console.ts';
 import { addServerActionRoutes } from '#api/compute/server-action-routes.ts';
 import { addServerRoutes } from '#api/compute/server-routes.ts';
 import type { ComputeDependencies, ComputeServices } from '#api/compute/services.ts';
 import { addTagRoutes } from '#api/compute/tag-routes.ts';
 import { presentVersion, presentVersions } from '#api/compute/versions.ts';
-import { presentFailure } from '#api/fault.ts';
+import { presentFault } from '#api/fault.ts';
+import { headerText, MICROVERSION_HEADER } from '#api/microversions.ts';
 import type { ApiService } from '#api/server.ts';
 
 /** The compute service: Nova's v2.1 API as far as it is served here. */
@@ -30,7 +26,7 @@ export function computeService(dependencies: ComputeDependencies): ApiService {
   const { identity, publicUrl } = dependencies;
   return {
     catalog: catalogServices.compute,
-    present: presentFailure,
+    present: presentFault,
     routes: async (app) => {
       requireToken(app, identity);
       negotiateMicroversion(app);
@@ -65,15 +61,11 @@ function negotiateMicroversion(app: FastifyInstance): void {
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-compute-request-id', request.id);
     request.microversion = parseMicroversion({
-      current: textOf(request.headers[MICROVERSION_HEADER.toLowerCase()]),
-      legacy: textOf(request.headers[LEGACY_MICROVERSION_HEADER.toLowerCase()]),
+      current: headerText(request, MICROVERSION_HEADER),
+      legacy: headerText(request, LEGACY_MICROVERSION_HEADER),
     });
     reply.header(MICROVERSION_HEADER, `compute 2.${request.microversion}`);
     reply.header(LEGACY_MICROVERSION_HEADER, `2.${request.microversion}`);
     reply.header('vary', `${MICROVERSION_HEADER}, ${LEGACY_MICROVERSION_HEADER}`);
   });
-}
-
-function textOf(header: string | string[] | undefined): string | null {
-  return header === undefined ? null : [header].flat().join(',');
 }

@@ -1,7 +1,7 @@
 import type { FastifyPluginAsyncTypebox } from '@fastify/type-provider-typebox';
 import type { FastifyRequest } from 'fastify';
 import { callerOf } from '#api/auth.ts';
-import { buildCatalog } from '#api/catalog.ts';
+import { buildCatalog, PROJECT_PLACE } from '#api/catalog.ts';
 import { type IdentityDependencies, v3Url } from '#api/identity/dependencies.ts';
 import { type IdentityAction, identityPolicy } from '#api/identity/policy.ts';
 import { presentDomain, presentList } from '#api/identity/presenters.ts';
@@ -69,7 +69,8 @@ export function catalogRoutes(deps: IdentityDependencies): FastifyPluginAsyncTyp
 }
 
 function catalogOf(request: FastifyRequest, deps: IdentityDependencies) {
-  return buildCatalog(deps.services, deps.region, publicUrlOf(request, deps.publicUrl));
+  const publicUrl = publicUrlOf(request, deps.publicUrl);
+  return buildCatalog(deps.services, { region: deps.region, publicUrl, project: PROJECT_PLACE });
 }
 
 function matches(item: Item, query: object): boolean {

@@ -17,8 +17,12 @@ type AuthBody = Static<typeof authRequest>['auth'];
 
 /** Asking for tokens, looking at them and giving them up. See Identity API v3, "Authentication and token management". */
 export function tokenRoutes(deps: IdentityDependencies): FastifyPluginAsyncTypebox {
-  const catalogFor = (request: FastifyRequest): CatalogEntry[] =>
-    buildCatalog(deps.services, deps.region, publicUrlOf(request, deps.publicUrl));
+  /** Null: no project, no catalog. */
+  const catalogFor = (request: FastifyRequest, project: string | undefined): CatalogEntry[] | null => {
+    if (project === undefined) return null;
+    const publicUrl = publicUrlOf(request, deps.publicUrl);
+    return buildCatalog(deps.services, { region: deps.region, publicUrl, project });
+  };
 
   /** The token named by `X-Subject-Token`, if the caller may see it. */
   async function subjectOf(request: FastifyRequest, action: IdentityAction): Promise<[string, TokenDetails]> {
@@ -36,13 +40,16 @@ export function tokenRoutes(deps: IdentityDependencies): FastifyPluginAsyncTypeb
       const issued = await deps.identity.issue(proofsOf(request.body.auth), scopeOf(request.body.auth));
       if (!issued) throw new NightlatchError('unauthorized');
       reply.status(201).header('x-subject-token', issued.token).header('vary', 'X-Auth-Token');
-      return presentToken(issued.details, wantsCatalog(request) ? catalogFor(request) : null);
+      return presentToken(
+        issued.details,
+        wantsCatalog(request) ? catalogFor(request, issued.details.project?.id) : null,
+      );
     });
     // HEAD answers as GET does, without the body.
     app.get('/auth/tokens', async (request, reply) => {
       const [token, details] = await subjectOf(request, 'identity:validate_token');
       reply.header('x-subject-token', token).header('vary', 'X-Auth-Token');
-      return presentToken(details, wantsCatalog(request) ? catalogFor(request) : null);
+      return presentToken(details, wantsCatalog(request) ? catalogFor(request, details.project?.id) : null);
     });
     app.delete('/auth/tokens', async (request, reply) => {
       const [token] = await subjectOf(request, 'identity:revoke_token');
@@ -51,7 +58,7 @@ export function tokenRoutes(deps: IdentityDependencies): FastifyPluginAsyncTypeb
     });
     app.get('/auth/catalog', async (request) => {
       const self = `${v3Url(request, deps)}/auth/catalog`;
-      const catalog = callerOf(request).projectId === null ? [] : catalogFor(request);
+      const catalog = catalogFor(request, callerOf(request).projectId ?? undefined) ?? [];
       return presentList('catalog', catalog, self);
     });
     app.get('/auth/projects', async (request) => {

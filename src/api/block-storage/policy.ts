@@ -1,0 +1,57 @@
+import type { FastifyRequest } from 'fastify';
+import { contextOf, type RequestContext } from '#api/auth.ts';
+import { enforce, isAllowed, type Policy } from '#api/policy.ts';
+
+/** Who may do what, under Cinder's own names. See "Policy configuration" of Cinder. */
+export const blockStoragePolicy = {
+  'volume_extension:type_get': 'project-reader',
+  'volume_extension:type_get_all': 'project-reader',
+  'volume_extension:type_create': 'admin',
+  'volume_extension:type_update': 'admin',
+  'volume_extension:type_delete': 'admin',
+  'volume_extension:access_types_extra_specs': 'project-reader',
+  'volume_extension:access_types_qos_specs_id': 'admin',
+  'volume_extension:types_extra_specs:index': 'project-reader',
+  'volume_extension:types_extra_specs:show': 'project-reader',
+  'volume_extension:types_extra_specs:read_sensitive': 'admin',
+  'volume_extension:types_extra_specs:create': 'admin',
+  'volume_extension:types_extra_specs:update': 'admin',
+  'volume_extension:types_extra_specs:delete': 'admin',
+  'volume_extension:volume_type_encryption:create': 'admin',
+  'volume_extension:volume_type_encryption:get': 'admin',
+  'volume_extension:volume_type_encryption:update': 'admin',
+  'volume_extension:volume_type_encryption:delete': 'admin',
+  'volume_extension:volume_type_access': 'project-member',
+  'volume_extension:volume_type_access:get_all_for_type': 'admin',
+  'volume_extension:volume_type_access:addProjectAccess': 'admin',
+  'volume_extension:volume_type_access:removeProjectAccess': 'admin',
+  'volume_extension:quotas:show': 'project-reader',
+  'volume_extension:quotas:update': 'admin',
+  'volume_extension:quotas:delete': 'admin',
+  'volume_extension:quota_classes:get': 'admin',
+  'volume_extension:quota_classes:update': 'admin',
+  'limits_extension:used_limits': 'project-reader',
+  'volume_extension:services:index': 'admin',
+  'volume_extension:hosts': 'admin',
+  'volume_extension:capabilities': 'admin',
+  'scheduler_extension:scheduler_stats:get_pools': 'admin',
+  'message:get': 'project-reader',
+  'message:get_all': 'project-reader',
+  'message:delete': 'project-member',
+} as const satisfies Policy<string>;
+export type BlockStorageAction = keyof typeof blockStoragePolicy;
+
+/**
+ * The caller, when the policy lets it do this in its own project, or in the one named.
+ * @throws unauthorized; forbidden (403).
+ */
+export function allowed(request: FastifyRequest, action: BlockStorageAction, projectId?: string): RequestContext {
+  const context = contextOf(request);
+  enforce(blockStoragePolicy, action, context, { projectId: projectId ?? context.projectId });
+  return context;
+}
+
+/** Whether the policy lets the caller do this. */
+export function mayDo(context: RequestContext, action: BlockStorageAction): boolean {
+  return isAllowed(blockStoragePolicy, action, context);
+}

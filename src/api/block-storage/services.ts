@@ -1,0 +1,12 @@
+import type { Database } from '#db/database.ts';
+import type { Identity } from '#identity/identity.ts';
+
+/** What the block storage API is built on. */
+export type BlockStorageServices = {
+  readonly db: Database;
+  readonly identity: Identity;
+  /** The address clients use, when it is not the one they connect to. */
+  readonly publicUrl: string | null;
+  /** Name of the volume type of volumes that are created without one; see `[DEFAULT] default_volume_type`. */
+  readonly defaultVolumeType: string;
+};

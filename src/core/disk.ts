@@ -1,3 +1,4 @@
+import type { Readable } from 'node:stream';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
 import type {
   BackendName,
@@ -63,9 +64,24 @@ export type DiskContent =
   | { readonly kind: 'blank' }
   | { readonly kind: 'image'; readonly imageId: ImageId }
   | { readonly kind: 'disk'; readonly from: DiskSpec }
+  /** As `disk`, by copying the medium of a locked disk of equal storage and encryption, whose header is then given another key. */
+  | { readonly kind: 'clone'; readonly from: DiskSpec }
+  | MediumContent
   | { readonly kind: 'filesystem'; readonly label: string }
   | { readonly kind: 'swap' }
   | { readonly kind: 'config-drive'; readonly files: readonly ConfigDriveFile[] };
+
+/**
+ * The bytes that `openMedium` gave of a disk of equal encryption. They lay as `format` says, had `sizeBytes` usable bytes, and
+ * open with the key that `keyId` names among the keys.
+ */
+export type MediumContent = {
+  readonly kind: 'medium';
+  readonly keyId: DiskId;
+  readonly sizeBytes: number;
+  readonly format: FileFormat;
+  open(): Promise<Readable>;
+};
 
 export type ConfigDriveFile = { readonly path: string; readonly base64: string };
 

@@ -127,6 +127,11 @@ const catalogue = {
     retry: 'after-change',
     text: '{doing} was not begun: the key of disk {disk} is not on the host. Nothing was changed.',
   },
+  'volume-not-released': {
+    status: 500,
+    retry: 'later',
+    text: 'Detaching volume {volume} from server {server} failed: its guest did not let go of it within {seconds} s. It stays attached. Unmount it in the guest, then try again, or stop the server first.',
+  },
   'pause-keeps-key': {
     status: 409,
     retry: 'after-change',

@@ -17,12 +17,14 @@ import { ignoring, removeFolderIfEmpty, syncFile } from '#host/files.ts';
 import type { FuseExports } from '#host/fuse-exports.ts';
 import type { Gate } from '#host/gate.ts';
 import type {
+  AttachedVolume,
   DiskKeys,
   HostAgent,
   HostEvent,
   HostFacts,
   HostInventory,
   ImageBytes,
+  KeyChange,
   ServerSpec,
 } from '#host/host-agent.ts';
 import type { DomainKey, DomainSpec, Hypervisor } from '#host/hypervisor/hypervisor.ts';
@@ -99,6 +101,7 @@ export class LocalHostAgent implements HostAgent {
       storage,
       defaultEncryptionFormat,
       undecidedEncryptionFormat,
+      volumeBackends: [],
       bootId: (await readFile(BOOT_ID_FILE, 'utf8')).trim(),
     };
   }
@@ -165,6 +168,22 @@ export class LocalHostAgent implements HostAgent {
     if (driver.capabilities.blockDevice) throw new Error(`disk ${disk.id} is no file`);
     const file = await open(driver.attachment(disk).path, 'r');
     return file.createReadStream({ highWaterMark: MIB });
+  }
+
+  async rekeyDisk(disk: DiskSpec, _keys: KeyChange): Promise<void> {
+    throw new NightlatchError('not-implemented', { reason: `Rekeying disk ${disk.id} is not implemented.` });
+  }
+
+  async growDisk(disk: DiskSpec, _hadBytes: number, _keys: DiskKeys, _server: ServerId | null): Promise<void> {
+    throw new NightlatchError('not-implemented', { reason: `Growing disk ${disk.id} is not implemented.` });
+  }
+
+  async attachVolume(_server: ServerSpec, { disk }: AttachedVolume, _keys: DiskKeys): Promise<void> {
+    throw new NightlatchError('not-implemented', { reason: `Attaching disk ${disk.id} is not implemented.` });
+  }
+
+  async detachVolume(_serverId: ServerId, { disk }: AttachedVolume): Promise<void> {
+    throw new NightlatchError('not-implemented', { reason: `Detaching disk ${disk.id} is not implemented.` });
   }
 
   async destroyDisk(disk: DiskSpec): Promise<void> {

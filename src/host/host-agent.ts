@@ -2,6 +2,7 @@ import type { Duplex, Readable } from 'node:stream';
 import type { DiskContent, DiskSpec, FileFormat } from '#core/disk.ts';
 import type { DiskId, HostName, ImageId, ServerId } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
+import type { VolumeBackend } from '#core/volume-backend.ts';
 
 /** What a host is and can do. */
 export type HostFacts = {
@@ -21,6 +22,8 @@ export type HostFacts = {
   readonly defaultEncryptionFormat: NonNullable<DiskSpec['encryption']>;
   /** The format of a disk of a server whose flavor and image say nothing of encryption; null: it is not encrypted. */
   readonly undecidedEncryptionFormat: DiskSpec['encryption'];
+  /** Where volumes lie; none: this host keeps no volumes. */
+  readonly volumeBackends: readonly VolumeBackend[];
 };
 
 /** One server as a host needs to know it to start it. */
@@ -33,8 +36,16 @@ export type ServerSpec = {
   readonly vcpus: number;
   readonly memoryMib: number;
   readonly disks: readonly DiskSpec[];
+  /** Seen by the guest beside its own disks. */
+  readonly volumes: readonly AttachedVolume[];
   readonly network: 'none' | 'user';
 };
+
+/** A volume as a guest sees it. `target`: its name in the domain, `vdb`; whatever the guest itself calls it. */
+export type AttachedVolume = { readonly disk: DiskSpec; readonly target: string; readonly readonly?: boolean };
+
+/** The key that opens a disk now, and the one that is to. */
+export type KeyChange = { readonly from: Secret; readonly to: Secret };
 
 /** The keys of a server's encrypted disks, and of an encrypted image that one is made from, for the time of one call. */
 export type DiskKeys = ReadonlyMap<DiskId | ImageId, Secret>;
@@ -89,10 +100,36 @@ export interface HostAgent {
   copyRunningDisk(server: ServerSpec, from: DiskSpec, disk: DiskSpec, keys: DiskKeys): Promise<void>;
 
   /**
-   * The bytes of a locked disk as they lie on its medium: of an encrypted one ciphertext, its header first. Only of
-   * disks that are files.
+   * The bytes of a locked disk as they lie on its medium: of an encrypted one ciphertext, its header first. Of a block device
+   * those that are the disk's.
    */
   openMedium(disk: DiskSpec): Promise<Readable>;
+
+  /**
+   * Gives the disk's header another key; what is on the disk stays. On return `to` opens it and nothing else does, also on the
+   * medium. Locked or not, also while a guest has it open. *Repeat*: one that only `to` opens is fine. *Crash*: `from` or `to`
+   * opens it, and a repeat goes on. *Throws* disk-wrong-key when neither does; not-implemented for a format without a header.
+   */
+  rekeyDisk(disk: DiskSpec, keys: KeyChange): Promise<void>;
+
+  /**
+   * Makes room for `disk.sizeBytes`, more than the `hadBytes` it had; what is on it stays. `server` has it open and its guest
+   * sees the new size at once, exactly; null: it is locked, and the next unlock shows it. The key is needed only where the
+   * kernel decrypts for a guest. *Repeat*: fine. *Throws* disk-full; hypervisor-failed.
+   */
+  growDisk(disk: DiskSpec, hadBytes: number, keys: DiskKeys, server: ServerId | null): Promise<void>;
+
+  /**
+   * Gives a running guest a volume; its key stays with whoever decrypts. On failure it is locked. *Repeat*: a guest that has
+   * it is fine. *Throws* hypervisor-failed when the guest does not run or refuses; disk-header-missing, disk-wrong-key.
+   */
+  attachVolume(server: ServerSpec, volume: AttachedVolume, keys: DiskKeys): Promise<void>;
+
+  /**
+   * Takes a volume from a guest, waits until the guest has let go of it, and locks it. *Repeat*, and a guest that does not run
+   * or does not have it: fine. *Throws* volume-not-released when the guest keeps it; it stays attached then.
+   */
+  detachVolume(serverId: ServerId, volume: AttachedVolume): Promise<void>;
 
   /** Locks the disk, overwrites its header, removes its medium. Needs no key. */
   destroyDisk(disk: DiskSpec): Promise<void>;

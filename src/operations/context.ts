@@ -101,6 +101,7 @@ export function serverSpec(server: Server, disks: readonly Disk[]): ServerSpec {
     vcpus: server.flavor.vcpus,
     memoryMib: server.flavor.ramMib,
     disks: guestDisks(disks),
+    volumes: [],
     network: server.network,
   };
 }

@@ -26,6 +26,9 @@ const argument = fc.oneof(
     .array(fc.tuple(fc.string(), key))
     .map((pairs) => new Map(pairs.map(([id, bytes]) => [id, Secret.adopt(Buffer.from(bytes))]))),
   fc.array(fc.string()).map((ids) => new Set(ids)),
+  fc
+    .uniqueArray(fc.tuple(fc.string(), key), { minLength: 1, selector: ([name]) => name })
+    .map((pairs) => Object.fromEntries(pairs.map(([name, bytes]) => [name, Secret.adopt(Buffer.from(bytes))]))),
 );
 const noSource = async () => Readable.from([]);
 
@@ -45,6 +48,9 @@ const sizes = fc.array(fc.integer({ min: 1, max: 300 }), { minLength: 1, maxLeng
 function plain(arg: unknown): unknown {
   if (arg instanceof Secret) return arg.use((bytes) => ['key', [...bytes]]);
   if (arg instanceof Map) return [...arg].map(([id, secret]) => [id, plain(secret)]);
+  if (typeof arg === 'object' && arg !== null && Object.values(arg)[0] instanceof Secret) {
+    return Object.entries(arg).map(([name, secret]) => [name, plain(secret)]);
+  }
   return arg;
 }
 

@@ -12,6 +12,8 @@ type Argument =
   | { readonly none: true }
   | { readonly key: true }
   | { readonly keys: readonly string[] }
+  /** An object of keys alone, by the names of its properties. */
+  | { readonly named: readonly string[] }
   | { readonly set: readonly string[] }
   /** Plain data, but for the property of this name, which is a source of bytes. */
   | { readonly value: object; readonly source: string };
@@ -34,6 +36,10 @@ export function encodeCall(args: readonly unknown[], seal: KeySeal): { frames: B
     if (arg instanceof Map) {
       keys.push(...secretsOf(arg));
       return { keys: [...arg.keys()] };
+    }
+    if (isOfSecrets(arg)) {
+      keys.push(...Object.values(arg));
+      return { named: Object.keys(arg) };
     }
     if (arg instanceof Set) return { set: [...arg] };
     const name = sourceIn(arg);
@@ -72,10 +78,17 @@ async function decodeArgument(argument: Argument, readKey: () => Promise<Secret>
   if ('source' in argument) return { ...argument.value, [argument.source]: openSource };
   if ('value' in argument) return argument.value;
   if ('none' in argument) return undefined;
-  if (!('keys' in argument)) throw new Error('a call has an argument of no known kind');
+  const names = 'keys' in argument ? argument.keys : argument.named;
+  if (!Array.isArray(names)) throw new Error('a call has an argument of no known kind');
   const keys = new Map<string, Secret>();
-  for (const id of argument.keys) keys.set(id, await readKey());
-  return keys;
+  for (const name of names) keys.set(name, await readKey());
+  return 'keys' in argument ? keys : Object.fromEntries(keys);
+}
+
+function isOfSecrets(arg: unknown): arg is Readonly<Record<string, Secret>> {
+  if (typeof arg !== 'object' || arg === null) return false;
+  const values: unknown[] = Object.values(arg);
+  return values.length > 0 && values.every((value) => value instanceof Secret);
 }
 
 /** Which property of an argument is a source of bytes; null: none. */

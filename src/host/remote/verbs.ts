@@ -24,6 +24,10 @@ export const verbs: { readonly [V in Verb]: AnswerOf<Awaited<ReturnType<HostAgen
   createDisk: 'json',
   copyRunningDisk: 'json',
   openMedium: 'stream',
+  rekeyDisk: 'json',
+  growDisk: 'json',
+  attachVolume: 'json',
+  detachVolume: 'json',
   destroyDisk: 'json',
   startServer: 'json',
   stopServer: 'json',
@@ -55,7 +59,8 @@ export function verbInWords(verb: Verb): string {
 
 type Json = string | number | boolean | null | undefined | readonly Json[] | { readonly [key: string]: Json };
 /** What an argument may be, see `call.ts`. A source of bytes is opened only when the host asks for it. */
-export type Portable = Json | Secret | DiskKeys | ReadonlySet<string> | WithSource;
+export type Portable = Json | Secret | DiskKeys | NamedKeys | ReadonlySet<string> | WithSource;
+type NamedKeys = { readonly [name: string]: Secret };
 type WithSource = { readonly [key: string]: Json | (() => Promise<Readable>) };
 
 type Unportable = { [V in Verb]: Parameters<HostAgent[V]>[number] extends Portable ? never : V }[Verb];

@@ -46,6 +46,8 @@ export async function fillDisk(
   const doing = `Filling disk ${disk.id}`;
   switch (content.kind) {
     case 'blank':
+    case 'clone':
+    case 'medium':
       return;
     case 'image':
     case 'disk':

@@ -12,6 +12,8 @@ export type Shapes = Readonly<Record<string, readonly Shape[]>>;
 
 const WORKQUEUES = '[--perf-no_read_workqueue] [--perf-no_write_workqueue]';
 const CIPHER = '--cipher <cipher> --key-size <number> --hash <hash>';
+/** See volumes.ts. */
+const FILTER = '--config devices/filter="r|^/dev/mapper/nl-|"';
 const REPORT = '--noheadings --units b --nosuffix --separator |';
 
 /**
@@ -45,14 +47,14 @@ export const helperShapes = {
     },
     'remove --force <probe>',
   ],
-  lvs: [`${REPORT} -o <fields> --select <selection> <group>`],
-  vgs: [`${REPORT} -o <fields> <group>`],
+  lvs: [`${FILTER} ${REPORT} -o <fields> --select <selection> <group>`],
+  vgs: [`${FILTER} ${REPORT} -o <fields> <group>`],
   lvcreate: [
-    '-y -Wy -Zy -L <bytes> {--addtag <tag>} -n <volume-name> <group>',
-    '-y -V <bytes> --thinpool <pool> {--addtag <tag>} -n <volume-name> <group>',
+    `${FILTER} -y -Wy -Zy -L <bytes> {--addtag <tag>} -n <volume-name> <group>`,
+    `${FILTER} -y -V <bytes> --thinpool <pool> {--addtag <tag>} -n <volume-name> <group>`,
   ],
-  lvextend: ['-y -L <bytes> <group-volume>'],
-  lvremove: ['-f -y <group-volume>'],
+  lvextend: [`${FILTER} -y -L <bytes> <group-volume>`],
+  lvremove: [`${FILTER} -f -y <group-volume>`],
 } as const satisfies Shapes;
 
 /**

@@ -21,6 +21,7 @@ const variants: Readonly<Record<string, Variant>> = {
     suites: [
       { file: 'test/second-kernel/dm-crypt.test.ts', covering: true },
       { file: 'test/second-kernel/lvm-volumes.test.ts', covering: true },
+      { file: 'test/second-kernel/suspended-mapping.test.ts' },
       { file: 'test/second-kernel/unprivileged.test.ts' },
       { file: 'test/second-kernel/lvm-service.test.ts' },
       { file: 'test/second-kernel/lvm-host.test.ts' },

@@ -57,6 +57,25 @@ test('an unencrypted disk shows nothing of what lay there before', async () => {
   await driver.delete(second);
 });
 
+test('a guest that calls a volume group of its own like the host’s changes nothing for the host', async () => {
+  const driver = lab.driver('lvm');
+  const disk = someDisk({ storage: 'lvm', encryption: 'plain', sizeBytes: 16 * MIB });
+  using key = Secret.generate();
+  await makeDisk(lab, disk, key);
+  const encryptor = lab.encryptorOf('plain');
+  const path = await encryptor.unlock(disk, await mediumOf(driver, disk), key);
+  // As from inside the guest, where nobody else is.
+  const inside = `devices { dir="${lab.runDirectory}" scan=["/dev"] filter=["a|^/dev/mapper/nl-|","r|.*|"] }`;
+  const made = tell('vgcreate', '-y', '--config', inside, GROUP, path);
+  assert.equal(made.status, 0, made.text);
+  assert.match(tell('vgs', GROUP).text, /Multiple VGs found with the same name/, 'LVM itself is not confused');
+  const other = someDisk({ storage: 'lvm', encryption: 'plain', sizeBytes: 16 * MIB });
+  await makeDisk(lab, other, key);
+  await driver.delete(other);
+  await encryptor.lock(disk);
+  await driver.delete(disk);
+});
+
 test('the group tells how large it is and whose disks it has', async () => {
   const driver = lvmStorage({ volumeGroup: GROUP, thinPool: null, noteOf: () => null, clearing: defaultClearing });
   const disk = someDisk({ storage: 'lvm', encryption: null });

@@ -109,7 +109,7 @@ export class ProtectionWatch {
     // A kernel without device-mapper has no other place for one.
     if (!(await readFile('/proc/misc', 'utf8')).includes('device-mapper')) return false;
     const own = (await cryptMappings()).filter(({ name }) => name.startsWith(`nl-${this.#server}-`));
-    return own.some(({ key, suspended }) => key !== '-' && !suspended);
+    return own.some(({ hasKey }) => hasKey);
   }
 
   async #isStored(): Promise<boolean> {

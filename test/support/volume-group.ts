@@ -19,6 +19,8 @@ export type CryptMapping = {
   readonly uuid: string;
   /** The key as `dmsetup table --showkeys` tells it: hex digits, or the name of a key in the kernel's keyring; `-`: none. */
   readonly key: string;
+  /** Whether the kernel has it: zeros are what is left where one was wiped. */
+  readonly hasKey: boolean;
   /** `major:minor` of the device below. */
   readonly device: string;
   /** It lets nothing through. */
@@ -26,9 +28,10 @@ export type CryptMapping = {
 };
 
 const MARK = 'nightlatch:disk:';
+const REPORT = ['--noheadings', '--separator', '|', '-o'];
 
 export async function diskVolumes(): Promise<DiskVolume[]> {
-  const lines = await tell('lvs', '--noheadings', '--separator', '|', '-o', 'lv_name,lv_path,lv_tags', volumeGroup);
+  const lines = await tell('lvs', ...NO_MAPPINGS, ...REPORT, 'lv_name,lv_path,lv_tags', volumeGroup);
   return lines.flatMap((line) => {
     const [name = '', path = '', tags = ''] = line.split('|');
     const mark = tags.split(',').find((tag) => tag.startsWith(MARK));
@@ -44,7 +47,7 @@ export async function cryptMappings(): Promise<CryptMapping[]> {
       const name = label.slice(0, -1);
       const fields = ['-c', '--noheadings', '--separator', '|', '-o', 'uuid,suspended'];
       const [uuid = '', suspended = ''] = ((await tell('dmsetup', 'info', ...fields, name))[0] ?? '').split('|');
-      return { name, uuid, key, device, suspended: suspended === 'Suspended' };
+      return { name, uuid, key, hasKey: !/^(0+|-)$/.test(key), device, suspended: suspended === 'Suspended' };
     }),
   );
 }
@@ -78,7 +81,7 @@ export async function clearVolumeGroup(): Promise<void> {
   for (const { name } of await cryptMappings()) await tell('dmsetup', 'remove', '--force', '--retry', name);
   for (const { name } of await diskVolumes()) {
     const isGone = () =>
-      tell('lvremove', '-f', `${volumeGroup}/${name}`).then(
+      tell('lvremove', ...NO_MAPPINGS, '-f', `${volumeGroup}/${name}`).then(
         () => true,
         () => false,
       );
@@ -87,6 +90,9 @@ export async function clearVolumeGroup(): Promise<void> {
 }
 
 const execute = promisify(execFile);
+
+/** What guests have written is none of the host's volumes, and a mapping without its key is nothing to wait for. */
+export const NO_MAPPINGS = ['--config', 'devices/filter="r|^/dev/mapper/nl-|"'];
 
 async function tell(program: string, ...args: string[]): Promise<string[]> {
   const { stdout } = await execute(program, args, { env: { PATH: process.env.PATH ?? '', LC_ALL: 'C' } });

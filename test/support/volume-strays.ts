@@ -21,8 +21,8 @@ export function isByKernel({ encryption }: Pick<DiskRow, 'encryption'>): boolean
 
 /**
  * As `findStrays`, of logical volumes: volumes without a row and rows without a volume; mappings of disks that have no
- * lease, unless they let nothing through; leases without a mapping; mappings over another disk's volume or header; keys
- * in the kernel's keyrings.
+ * lease, unless they have no key and let nothing through; leases without a mapping that has its key; mappings over another
+ * disk's volume or header; keys in the kernel's keyrings.
  */
 export async function findVolumeStrays(disks: readonly DiskRow[], leases: readonly Lease[]): Promise<string[]> {
   const [volumes, mappings, keys] = await Promise.all([diskVolumes(), cryptMappings(), diskKeysInKeyrings()]);
@@ -35,8 +35,9 @@ export async function findVolumeStrays(disks: readonly DiskRow[], leases: readon
     if (!volume) strays.push(`${disk.role} disk ${disk.id} has no volume`);
     const mapping = mappings.find(({ name }) => name === mappingName(disk));
     const isLeased = isByKernel(disk) && leases.some((lease) => lease.disk_id === disk.id);
-    if (isLeased && !mapping) strays.push(`${disk.role} disk ${disk.id} is leased and locked`);
-    if (mapping && !isLeased && !mapping.suspended) strays.push(`${disk.role} disk ${disk.id} is open without a lease`);
+    if (isLeased && !mapping?.hasKey) strays.push(`${disk.role} disk ${disk.id} is leased and locked`);
+    if (mapping && !isLeased && (mapping.hasKey || !mapping.suspended))
+      strays.push(`${disk.role} disk ${disk.id} is open without a lease`);
     if (mapping && volume) strays.push(...(await wrongIn(mapping, disk, volume)));
   }
   const known = new Set(disks.map(mappingName));

@@ -7,6 +7,11 @@ export type Volume = { readonly name: string; readonly tags: readonly string[]; 
 
 const TIMEOUT_MS = 60_000;
 const SEPARATOR = '|';
+/**
+ * LVM looks for its own on every block device. On an open mapping lies what its guest wrote there, which may call itself
+ * a volume group of this host; and whoever reads a mapping whose key is wiped waits until it is back.
+ */
+const NO_MAPPINGS = ['--config', 'devices/filter="r|^/dev/mapper/nl-|"'];
 
 /** The logical volumes of one volume group, by LVM's own programs. Every verb *throws* program-missing, program-failed. */
 export class Volumes {
@@ -93,5 +98,5 @@ export function parseVolumes(text: string): Volume[] {
 }
 
 function lvm(program: Extract<Program, `lv${string}` | 'vgs'>, args: readonly string[], doing: string) {
-  return run(program, args, { doing, timeoutMs: TIMEOUT_MS });
+  return run(program, [...NO_MAPPINGS, ...args], { doing, timeoutMs: TIMEOUT_MS });
 }

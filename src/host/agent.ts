@@ -37,6 +37,7 @@ import { clearScratch } from '#host/scratch.ts';
 import { checkImageFits, type FillSource, fillDisk } from '#host/storage/fill.ts';
 import { exposePlainDisk } from '#host/storage/plaintext.ts';
 import type { DiskAttachment, StorageDriver } from '#host/storage/storage-driver.ts';
+import { TriedFormats } from '#host/tried-formats.ts';
 
 /** What a host agent is made of; `main` chooses the parts. */
 export type HostParts = {
@@ -63,6 +64,8 @@ export type HostParts = {
   readonly gate: Gate;
   /** Where the logical volumes are, if disks may be some. */
   readonly volumeGroup: string | null;
+  /** All that is configured about how disks are stored and encrypted, as text: another text is another host. */
+  readonly storageSettings: string;
 };
 
 /** See random(4). */
@@ -350,14 +353,16 @@ export class LocalHostAgent implements HostAgent {
   }
 
   async #formats(): Promise<ProbedFormats> {
-    const { storage } = this.#parts;
+    const { storage, runDirectory, storageSettings } = this.#parts;
     const driver = this.#driver(storage);
     const missing: Program[] = [];
     for (const program of ENCRYPTION_PROGRAMS) if (!(await hasProgram(program))) missing.push(program);
     if (missing.length > 0) return { able: [], problems: [`Nothing can be encrypted without ${missing.join(', ')}`] };
     const encryptorOf = (format: EncryptionFormat) => this.#encryptorFor(storage, format);
-    if (driver.capabilities.blockDevice) return await probeFormats(storage, driver, encryptorOf);
-    return { able: driver.capabilities.formats.filter(encryptorOf), problems: [] };
+    if (!driver.capabilities.blockDevice)
+      return { able: driver.capabilities.formats.filter(encryptorOf), problems: [] };
+    const tried = await TriedFormats.in(runDirectory, storageSettings);
+    return await probeFormats(storage, driver, encryptorOf, tried);
   }
 
   /**

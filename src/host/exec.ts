@@ -1,7 +1,7 @@
 import { type ChildProcess, fork, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, constants, openSync } from 'node:fs';
-import { access } from 'node:fs/promises';
+import { access, stat } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
@@ -72,6 +72,15 @@ export async function hasProgram(program: Program): Promise<boolean> {
     PATH.split(':').map((folder) => access(`${folder}/${program}`, constants.X_OK)),
   );
   return found.some(({ status }) => status === 'fulfilled');
+}
+
+/** What tells the installed build of a program from another one; null: it is not installed. */
+export async function buildOf(program: Program): Promise<string | null> {
+  for (const folder of PATH.split(':')) {
+    const found = await stat(`${folder}/${program}`).catch(() => null);
+    if (found) return `${found.size} bytes of ${found.mtimeMs}`;
+  }
+  return null;
 }
 
 export type RunOptions = {

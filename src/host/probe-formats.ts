@@ -6,6 +6,7 @@ import { Secret } from '#core/secret.ts';
 import { MIB } from '#core/sizes.ts';
 import type { Encryptor } from '#host/encryption/encryptor.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
+import type { TriedFormats } from '#host/tried-formats.ts';
 
 export type ProbedFormats = {
   readonly able: readonly EncryptionFormat[];
@@ -17,11 +18,15 @@ export type ProbedFormats = {
 const NOBODY = '00000000-0000-4000-8000-000000000000' as ServerId;
 const PROBE = '00000000-0000-4000-8000-000000000001' as DiskId;
 
-/** Which encryption formats really work on a host's storage: of each, a small disk is made, opened, locked and removed. */
+/**
+ * Which encryption formats really work on a host's storage: of each, a small disk is made, opened, locked and removed,
+ * unless it is known to work.
+ */
 export async function probeFormats(
   storage: DiskSpec['storage'],
   driver: StorageDriver,
   encryptorOf: (format: EncryptionFormat) => Encryptor | undefined,
+  tried: TriedFormats,
 ): Promise<ProbedFormats> {
   const able: EncryptionFormat[] = [];
   const problems: string[] = [];
@@ -30,7 +35,10 @@ export async function probeFormats(
     if (!encryptor) continue;
     const kind = { role: 'ephemeral', ordinal: 0, generation: 0, sizeBytes: MIB, storage, encryption } as const;
     try {
-      await tryOut({ ...kind, id: PROBE, ownerId: NOBODY, backend: null }, driver, encryptor);
+      if (!tried.has(encryption)) {
+        await tryOut({ ...kind, id: PROBE, ownerId: NOBODY, backend: null }, driver, encryptor);
+        await tried.add(encryption);
+      }
       able.push(encryption);
     } catch (error) {
       problems.push(`Encryption format ${encryption} does not work here: ${describeError(error)}`);

@@ -49,6 +49,7 @@ export async function openLocalHost(config: Config, paths: StatePaths, log: Logg
     hypervisor,
     gate: new Gate(name, paths.lockDown),
     volumeGroup: config.libvirt.images_volume_group || null,
+    storageSettings: JSON.stringify([config.libvirt, config.ephemeral_storage_encryption]),
   });
   const owned = undo.move();
   const close = async () => {

@@ -43,7 +43,7 @@ export async function openLocalStorage(config: Config, paths: StatePaths): Promi
     return { ...common, drivers: files, blockEncryptors: {}, mappings: null };
   }
   const plain = plainCipher(config);
-  for (const { cipher, keyBits } of [LUKS_CIPHER, plain]) await checkCipher(cipher, keyBits);
+  for (const { cipher, keyBits } of lvmNeeds(config)?.ciphers ?? []) await checkCipher(cipher, keyBits);
   const mappings = new Mappings();
   const options = {
     noReadWorkqueue: config.libvirt.no_read_workqueue,

@@ -74,6 +74,16 @@ async function streamHolds(path: string, needle: string): Promise<boolean> {
   return false;
 }
 
+/** While `work` runs, nothing more fits into the volume group. */
+async function withoutRoom<T>(work: () => Promise<T>): Promise<T> {
+  assert.equal(tell('lvcreate', '-y', '-Wn', '-Zn', '-l', '100%FREE', '-n', 'full', GROUP).status, 0);
+  try {
+    return await work();
+  } finally {
+    assert.equal(tell('lvremove', '-f', `${GROUP}/full`).status, 0);
+  }
+}
+
 async function assertLocked(): Promise<void> {
   assert.deepEqual(crypt(), []);
   assert.doesNotMatch(await keyring(), /cryptsetup/);
@@ -87,12 +97,31 @@ async function create({ disks, keys }: Case): Promise<void> {
   await assertLocked();
 }
 
+test('a format that does not work here is no trait, with the reason', async () => {
+  const { traits, problems } = await withoutRoom(() => host.agent.describe());
+  assert.deepEqual(traits, []);
+  for (const format of ['luks', 'luksv2', 'plain']) {
+    assert.match(problems.join(), new RegExp(`${format} does not work here: .*no space left on volume group ${GROUP}`));
+  }
+});
+
 test('a host on logical volumes says what it can do', async () => {
   const facts = await host.agent.describe();
+  assert.deepEqual(facts.problems, []);
   for (const format of ['', '_LUKS', '_LUKSV2', '_PLAIN']) {
     assert.ok(facts.traits.includes(`COMPUTE_EPHEMERAL_ENCRYPTION${format}`), `${facts.traits}`);
   }
   assert.ok(facts.diskGib > 150 && facts.diskGib <= (201 * GIB) / GIB);
+});
+
+test('what worked is not tried again until the kernel, a program or the configuration is another', async () => {
+  const file = `${directory}/run/tried-formats`;
+  const noted = await readFile(file, 'utf8');
+  const again = await withoutRoom(() => host.agent.describe());
+  assert.deepEqual([again.traits.length, again.problems], [4, []]);
+  await writeFile(file, noted.replace(/(?<="circumstances":")../, '--'));
+  assert.deepEqual((await withoutRoom(() => host.agent.describe())).traits, []);
+  await writeFile(file, noted);
 });
 
 for (const format of ['plain', 'luksv2'] as const) {
@@ -186,17 +215,6 @@ test('the panic button: guests with every kind of disk end at once, and nothing 
   await host.agent.stopServer(first.server.id, first.disks, 0);
   await assertLocked();
   for (const disk of cases.flatMap(({ disks }) => disks)) await host.agent.destroyDisk(disk);
-});
-
-test('a format that does not work here is no trait, with the reason', async () => {
-  assert.deepEqual((await host.agent.describe()).problems, []);
-  assert.equal(tell('lvcreate', '-y', '-Wn', '-Zn', '-l', '100%FREE', '-n', 'full', GROUP).status, 0);
-  const { traits, problems } = await host.agent.describe();
-  assert.equal(tell('lvremove', '-f', `${GROUP}/full`).status, 0);
-  assert.deepEqual(traits, []);
-  for (const format of ['luks', 'luksv2', 'plain']) {
-    assert.match(problems.join(), new RegExp(`${format} does not work here: .*no space left on volume group ${GROUP}`));
-  }
 });
 
 test('the doctor looks at what logical volumes need', async () => {

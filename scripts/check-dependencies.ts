@@ -35,6 +35,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
     'core/errors.ts',
     'core/secret.ts',
     'config/load.ts',
+    'config/volume-groups.ts',
     'host/exec.ts',
     'host/grant.ts',
     'host/helper-protocol.ts',
@@ -50,7 +51,7 @@ const rootHelper = {
   entry: 'root-helper/main.ts',
   files: [
     ...['root-helper/main.ts', 'root-helper/serve.ts', 'root-helper/socket.ts'],
-    ...['config/load.ts', 'config/schema.ts'],
+    ...['config/load.ts', 'config/schema.ts', 'config/volume-groups.ts'],
     ...[
       'core/address.ts',
       'core/disk.ts',

@@ -7,6 +7,8 @@ type Property = {
   readonly default?: unknown;
   readonly description?: string;
   readonly properties?: Readonly<Record<string, Property>>;
+  /** Of a table whose keys are names that the operator chooses. */
+  readonly additionalProperties?: Property | boolean;
 };
 
 /** Options whose default depends on the machine; the page says so in words. */
@@ -29,11 +31,26 @@ export function renderConfigReference(): string {
 }
 
 function renderGroup(name: string, group: Property): string[] {
+  const { additionalProperties: named, description } = group;
+  if (typeof named === 'object')
+    return renderGroup(`${name}.NAME`, { ...named, ...(description ? { description } : {}) });
   const rows = Object.entries(group.properties ?? {}).map(
     ([option, property]) =>
       `| \`${option}\` | ${typeOf(property)} | ${defaultOf(option, property)} | ${property.description ?? ''} |`,
   );
-  return [`## \`[${name}]\``, '', '| option | type | default | meaning |', '|---|---|---|---|', ...rows, ''];
+  return [
+    `## \`[${name}]\``,
+    '',
+    ...about(group),
+    '| option | type | default | meaning |',
+    '|---|---|---|---|',
+    ...rows,
+    '',
+  ];
+}
+
+function about({ description }: Property): string[] {
+  return description === undefined ? [] : [description, ''];
 }
 
 function typeOf(property: Property): string {

@@ -88,6 +88,15 @@ const keyManager = z.strictObject({
     ),
 });
 
+const volumeGroupName = z
+  .string()
+  .regex(/^([a-zA-Z0-9+_.][a-zA-Z0-9+_.-]*)?$/, 'must be the name of a volume group')
+  .default('');
+const thinPoolName = z
+  .string()
+  .regex(/^([a-zA-Z0-9+_.][a-zA-Z0-9+_.-]*)?$/, 'must be the name of a logical volume')
+  .default('');
+
 const libvirt = z.strictObject({
   connection_uri: z
     .string()
@@ -98,20 +107,12 @@ const libvirt = z.strictObject({
     .default('auto')
     .describe('`kvm` uses the processor, `qemu` emulates one. `auto`: kvm when a probe shows that it really runs.'),
   images_type: z.enum(storageFormats).default('qcow2').describe('How new server disks are stored.'),
-  images_volume_group: z
-    .string()
-    .regex(/^([a-zA-Z0-9+_.][a-zA-Z0-9+_.-]*)?$/, 'must be the name of a volume group')
-    .default('')
-    .describe(
-      'The LVM volume group for disks, with `images_type = "lvm"`. It exists; what else lies in it is left alone.',
-    ),
-  images_thin_pool: z
-    .string()
-    .regex(/^([a-zA-Z0-9+_.][a-zA-Z0-9+_.-]*)?$/, 'must be the name of a logical volume')
-    .default('')
-    .describe(
-      'A thin pool in that group from which disks take their room as they are written. Empty: they take it whole.',
-    ),
+  images_volume_group: volumeGroupName.describe(
+    'The LVM volume group for disks, with `images_type = "lvm"`. It exists; what else lies in it is left alone.',
+  ),
+  images_thin_pool: thinPoolName.describe(
+    'A thin pool in that group from which disks take their room as they are written. Empty: they take it whole.',
+  ),
   volume_clear: z
     .enum(['zero', 'shred', 'none'])
     .default('zero')
@@ -174,6 +175,34 @@ const privilege = z.strictObject({
     ),
 });
 
+const volumeBackend = z.strictObject({
+  volume_driver: z.enum(storageFormats).default('raw').describe('How its volumes are stored.'),
+  volume_backend_name: z
+    .string()
+    .regex(/^[^\s#]*$/, 'must have no space and no #')
+    .default('')
+    .describe('What volume types choose it by; several backends may share one. Empty: NAME.'),
+  directory: z
+    .string()
+    .regex(/^(\/.*)?$/, 'must be an absolute path')
+    .default('')
+    .describe('Where its files lie. Empty: `volumes/NAME` in the data directory.'),
+  volume_group: volumeGroupName.describe(
+    'The LVM volume group for its volumes, with `volume_driver = "lvm"`. It exists; what else lies in it is left alone.',
+  ),
+  thin_pool: thinPoolName.describe('A thin pool in that group, as `images_thin_pool` in `[libvirt]`.'),
+});
+
+const volumeBackends = z
+  .record(
+    z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$/, 'must be letters, digits, and _ . - between them'),
+    volumeBackend.prefault({}),
+  )
+  .prefault({ files: {} })
+  .describe(
+    'A place on this host where volumes lie; as many as there are groups. When there is none, one of the name `files` with what is the default here.',
+  );
+
 const hostAgent = z.strictObject({
   listen: z
     .string()
@@ -204,9 +233,11 @@ export const configSchema = z.strictObject({
   key_manager: keyManager.prefault({}),
   libvirt: libvirt.prefault({}),
   ephemeral_storage_encryption: encryption.prefault({}),
+  volume_backends: volumeBackends,
   privilege: privilege.prefault({}),
   host_agent: hostAgent.prefault({}),
   log: log.prefault({}),
 });
 
 export type Config = z.output<typeof configSchema>;
+export type VolumeBackendConfig = Config['volume_backends'][string];

@@ -26,10 +26,16 @@ const UNSEEN: Omit<HostReport, 'name'> = {
   storage: 'raw',
   default_encryption_format: 'luks',
   undecided_encryption_format: null,
+  volume_backends: [],
   seen_at: new Date(0),
 };
 
-export async function saveHost(db: Queryable, { name, ...facts }: HostReport): Promise<void> {
+function asColumns<T extends Pick<HostReport, 'volume_backends'>>(facts: T) {
+  return { ...facts, volume_backends: JSON.stringify(facts.volume_backends) };
+}
+
+export async function saveHost(db: Queryable, report: HostReport): Promise<void> {
+  const { name, ...facts } = asColumns(report);
   await db
     .insertInto('hosts')
     .values({ name, ...facts, address: null, certificate: null, boot_id: null })
@@ -49,7 +55,8 @@ export async function recordBoot(db: Queryable, name: HostName, bootId: string):
 }
 
 /** As `saveHost`, for a host that was enrolled; one that was removed meanwhile stays so. */
-export async function updateHost(db: Queryable, { name, ...facts }: HostReport): Promise<void> {
+export async function updateHost(db: Queryable, report: HostReport): Promise<void> {
+  const { name, ...facts } = asColumns(report);
   await db.updateTable('hosts').set(facts).where('name', '=', name).execute();
 }
 
@@ -84,7 +91,7 @@ export async function enrollHost(db: Queryable, place: { name: HostName; address
   const { address, certificate } = place;
   await db
     .insertInto('hosts')
-    .values({ ...UNSEEN, ...place })
+    .values(asColumns({ ...UNSEEN, ...place }))
     .onConflict((conflict) => conflict.column('name').doUpdateSet({ address, certificate }))
     .execute();
 }

@@ -19,6 +19,7 @@ import type {
 } from '#core/ids.ts';
 import type { PowerState, TaskState, VmState } from '#core/server.ts';
 import type { AttachmentStatus, SnapshotStatus, VolumeEncryption, VolumeSource, VolumeStatus } from '#core/volume.ts';
+import type { VolumeBackend } from '#core/volume-backend.ts';
 
 /** A column the database fills at insert and nobody changes. */
 type CreatedAt = ColumnType<Date, Date | undefined, never>;
@@ -139,6 +140,7 @@ type HostsTable = {
   default_encryption_format: EncryptionFormat;
   /** Of a disk that nobody decided about; null: it is not encrypted. */
   undecided_encryption_format: EncryptionFormat | null;
+  volume_backends: JSONColumnType<readonly VolumeBackend[]>;
   /** The boot of the host whose guests the servers' rows speak of; null: nobody has looked yet. */
   boot_id: string | null;
   seen_at: Time;

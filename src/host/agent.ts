@@ -9,13 +9,10 @@ import { describeError, NightlatchError } from '#core/errors.ts';
 import { type DiskId, type HostName, type HostPath, type ImageId, isUuid, type ServerId } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import { GIB, MIB } from '#core/sizes.ts';
+import { DiskAccess, type DiskParts, needKey } from '#host/disk-access.ts';
 import { domainDisks, domainKeys } from '#host/domain-disks.ts';
 import type { Mapping, Mappings } from '#host/encryption/dm-crypt/mappings.ts';
-import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
-import { hasProgram, type Program } from '#host/exec.ts';
 import { ignoring, removeFolderIfEmpty, syncFile } from '#host/files.ts';
-import type { FuseExports } from '#host/fuse-exports.ts';
-import type { Gate } from '#host/gate.ts';
 import type {
   AttachedVolume,
   DiskKeys,
@@ -31,16 +28,16 @@ import type { DomainKey, DomainSpec, Hypervisor } from '#host/hypervisor/hypervi
 import type { CachedImage, ImageCache } from '#host/image-cache.ts';
 import { withImageSource } from '#host/image-source.ts';
 import { lockEverything } from '#host/lock-down.ts';
-import { type ProbedFormats, probeFormats } from '#host/probe-formats.ts';
+import { workingFormats } from '#host/probe-formats.ts';
 import { isCompleteSave } from '#host/saved-memory.ts';
 import { clearScratch } from '#host/scratch.ts';
 import { checkImageFits, type FillSource, fillDisk } from '#host/storage/fill.ts';
-import { exposePlainDisk } from '#host/storage/plaintext.ts';
 import type { DiskAttachment, StorageDriver } from '#host/storage/storage-driver.ts';
 import { TriedFormats } from '#host/tried-formats.ts';
+import { describeBackends } from '#host/volume-backends.ts';
 
 /** What a host agent is made of; `main` chooses the parts. */
-export type HostParts = {
+export type HostParts = DiskParts & {
   readonly name: HostName;
   readonly virtType: 'kvm' | 'qemu';
   /** How new disks are stored. */
@@ -49,21 +46,14 @@ export type HostParts = {
   readonly undecidedEncryptionFormat: EncryptionFormat | null;
   readonly disksDirectory: HostPath;
   readonly runDirectory: HostPath;
-  readonly drivers: Readonly<Partial<Record<DiskSpec['storage'], StorageDriver>>>;
-  readonly encryptors: Readonly<Partial<Record<EncryptionFormat, Encryptor>>>;
-  /** Those that go before the others where a storage driver's disks are block devices. */
-  readonly blockEncryptors: Readonly<Partial<Record<EncryptionFormat, Encryptor>>>;
   /** What block encryptors keep open; null on a host without device-mapper. */
   readonly mappings: Mappings | null;
   /** Whether keys leave the kernel while their guest is paused. */
   readonly lockOnPause: boolean;
-  readonly exports: FuseExports;
   readonly images: ImageCache;
   readonly hypervisor: Hypervisor;
-  /** Closed while the host is being locked. */
-  readonly gate: Gate;
-  /** Where the logical volumes are, if disks may be some. */
-  readonly volumeGroup: string | null;
+  /** The volume groups in which disks may be logical volumes. */
+  readonly volumeGroups: readonly string[];
   /** All that is configured about how disks are stored and encrypted, as text: another text is another host. */
   readonly storageSettings: string;
 };
@@ -71,32 +61,36 @@ export type HostParts = {
 /** See random(4). */
 const BOOT_ID_FILE = '/proc/sys/kernel/random/boot_id';
 
-/** The programs without which this host cannot encrypt. */
-const ENCRYPTION_PROGRAMS: readonly Program[] = ['cryptsetup', 'qemu-img', 'qemu-storage-daemon', 'setpriv'];
-
 /** The agent of the machine it runs on. */
 export class LocalHostAgent implements HostAgent {
   readonly #parts: HostParts;
+  readonly #disks: DiskAccess;
 
   constructor(parts: HostParts) {
     this.#parts = parts;
+    this.#disks = new DiskAccess(parts);
   }
 
   /** Does ahead of time what the first server on this host would otherwise wait for. *Repeat*: fine. */
   async prepare(): Promise<void> {
-    await this.#driver(this.#parts.storage).prepare?.();
+    await this.#servers().prepare?.();
+    for (const { driver } of this.#parts.backends) await driver.prepare?.();
   }
 
   async describe(): Promise<HostFacts> {
-    const { name, virtType, storage, disksDirectory } = this.#parts;
+    const { name, virtType, storage, disksDirectory, runDirectory, storageSettings } = this.#parts;
     const { defaultEncryptionFormat, undecidedEncryptionFormat } = this.#parts;
-    const capacityBytes = await this.#driver(storage).capacityBytes?.();
+    const capacityBytes = await this.#servers().capacityBytes?.();
     const { blocks, bsize } = await statfs(disksDirectory);
-    const { able, problems } = await this.#formats();
+    const encryptorFor: DiskAccess['encryptorFor'] = (driver, format) => this.#disks.encryptorFor(driver, format);
+    const own = this.#servers();
+    const tried = (place: string) => TriedFormats.in(runDirectory, storageSettings, place);
+    const { able, problems } = await workingFormats(storage, own, encryptorFor, await tried('servers'));
+    const volumes = await describeBackends(this.#parts.backends, encryptorFor, tried);
     return {
       name,
       traits: able.length === 0 ? [] : ['COMPUTE_EPHEMERAL_ENCRYPTION', ...able.map(formatTrait)],
-      problems,
+      problems: [...problems, ...volumes.problems],
       vcpus: cpus().length,
       memoryMib: Math.floor(totalmem() / MIB),
       diskGib: Math.floor((capacityBytes ?? blocks * bsize) / GIB),
@@ -104,7 +98,7 @@ export class LocalHostAgent implements HostAgent {
       storage,
       defaultEncryptionFormat,
       undecidedEncryptionFormat,
-      volumeBackends: [],
+      volumeBackends: volumes.volumeBackends,
       bootId: (await readFile(BOOT_ID_FILE, 'utf8')).trim(),
     };
   }
@@ -123,8 +117,8 @@ export class LocalHostAgent implements HostAgent {
 
   async #create(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void> {
     const key = keys.get(disk.id) ?? null;
-    const driver = this.#driver(disk.storage);
-    await this.#lock(disk);
+    const driver = this.#disks.driver(disk);
+    await this.#disks.lock(disk);
     const image = content.kind === 'image' ? await this.#findImage(content.imageId) : null;
     const backing = image?.encrypted === false ? image.path : null;
     if (content.kind === 'image' && backing) await checkImageFits(disk, content.imageId, backing);
@@ -132,17 +126,19 @@ export class LocalHostAgent implements HostAgent {
     await driver.create(disk, overlays ? backing : null);
     crashPoint('agent.create-disk.allocated');
     if (disk.encryption !== null) {
-      await this.#encryptorOf(disk).format(disk, await this.#medium(disk), needKey(disk, key));
+      await this.#disks.encryptor(disk).format(disk, await this.#disks.medium(disk), needKey(disk, key));
     }
     crashPoint('agent.create-disk.formatted');
     if (content.kind === 'blank' || overlays) return;
     const { runDirectory } = this.#parts;
     const isZeroed = disk.encryption === null || driver.capabilities.zeroUntilWritten;
     const fill = (source: Pick<FillSource, 'sourceFile' | 'sourceImage'>) =>
-      this.#withPlaintext(disk, key, (path) => fillDisk(disk, content, path, { ...source, isZeroed, runDirectory }));
+      this.#disks.withPlaintext(disk, key, (path) =>
+        fillDisk(disk, content, path, { ...source, isZeroed, runDirectory }),
+      );
     if (content.kind === 'disk') {
       const fromKey = keys.get(content.from.id) ?? null;
-      return await this.#withPlaintext(content.from, fromKey, (sourceFile) => fill({ sourceFile }));
+      return await this.#disks.withPlaintext(content.from, fromKey, (sourceFile) => fill({ sourceFile }));
     }
     if (content.kind !== 'image' || !image?.encrypted) return await fill({ sourceFile: backing });
     const { imageId } = content;
@@ -161,13 +157,13 @@ export class LocalHostAgent implements HostAgent {
     // A crash may have left one going, with the key of the disk that is now made anew.
     await hypervisor.endCopy(server.id, target);
     await this.#create(disk, { kind: 'blank' }, keys);
-    const [copy] = domainDisks([disk], (own) => this.#driver(own.storage).attachment(own), new Map());
+    const [copy] = domainDisks([disk], (own) => this.#disks.driver(own).attachment(own), new Map());
     if (copy) await hypervisor.copyDisk(server.id, target, copy, domainKeys([disk], keys));
-    await syncFile(this.#driver(disk.storage).attachment(disk).path);
+    await syncFile(this.#disks.driver(disk).attachment(disk).path);
   }
 
   async openMedium(disk: DiskSpec): Promise<Readable> {
-    const driver = this.#driver(disk.storage);
+    const driver = this.#disks.driver(disk);
     if (driver.capabilities.blockDevice) throw new Error(`disk ${disk.id} is no file`);
     const file = await open(driver.attachment(disk).path, 'r');
     return file.createReadStream({ highWaterMark: MIB });
@@ -190,16 +186,16 @@ export class LocalHostAgent implements HostAgent {
   }
 
   async destroyDisk(disk: DiskSpec): Promise<void> {
-    await this.#lock(disk);
-    if (disk.encryption !== null) await this.#destroyHeader(disk);
+    await this.#disks.lock(disk);
+    if (disk.encryption !== null) await this.#disks.destroyHeader(disk);
     crashPoint('agent.destroy-disk.header-destroyed');
-    await this.#driver(disk.storage).delete(disk);
+    await this.#disks.driver(disk).delete(disk);
   }
 
   async startServer(server: ServerSpec, keys: DiskKeys): Promise<void> {
     const { hypervisor } = this.#parts;
     if ((await hypervisor.state(server.id)) !== 'absent') return;
-    await Promise.all(server.disks.map((disk) => this.#checkHeader(disk)));
+    await Promise.all(server.disks.map((disk) => this.#disks.checkHeader(disk)));
     await this.#withGuestDisks(server, keys, (domain, domainKeys) => hypervisor.start(domain, domainKeys));
     crashPoint('agent.start-server.started');
   }
@@ -213,13 +209,13 @@ export class LocalHostAgent implements HostAgent {
       await hypervisor.destroy(serverId);
     }
     crashPoint('agent.stop-server.ended');
-    for (const disk of disks) await this.#lock(disk);
+    for (const disk of disks) await this.#disks.lock(disk);
     await this.#closeMappings('Locking server', ({ ownerId }) => ownerId === serverId);
   }
 
   async suspendServer(serverId: ServerId, memory: DiskSpec, memoryKey: Secret | null): Promise<void> {
     const { hypervisor } = this.#parts;
-    await this.#withPlaintext(memory, memoryKey, async (path) => {
+    await this.#disks.withPlaintext(memory, memoryKey, async (path) => {
       if ((await hypervisor.state(serverId)) !== 'absent') {
         await hypervisor.save(serverId, path);
         crashPoint('agent.suspend-server.saved');
@@ -233,8 +229,8 @@ export class LocalHostAgent implements HostAgent {
 
   async restoreServer(server: ServerSpec, memory: DiskSpec, keys: DiskKeys): Promise<void> {
     const { hypervisor } = this.#parts;
-    if ((await hypervisor.state(server.id)) !== 'absent') return await this.#lock(memory);
-    await this.#withPlaintext(memory, keys.get(memory.id) ?? null, async (path) => {
+    if ((await hypervisor.state(server.id)) !== 'absent') return await this.#disks.lock(memory);
+    await this.#disks.withPlaintext(memory, keys.get(memory.id) ?? null, async (path) => {
       if (!(await isCompleteSave(path))) {
         const reason = 'its saved memory is incomplete';
         throw new NightlatchError('saved-memory-unreadable', { server: server.id, reason });
@@ -256,7 +252,7 @@ export class LocalHostAgent implements HostAgent {
     const { lockOnPause, hypervisor } = this.#parts;
     if (!lockOnPause || (await hypervisor.state(serverId)) !== 'paused') return [];
     const wiped = disks.filter((disk) => this.#encrypts(disk));
-    for (const disk of wiped) await this.#encryptorOf(disk).suspend?.(disk);
+    for (const disk of wiped) await this.#disks.encryptor(disk).suspend?.(disk);
     crashPoint('agent.lock-paused.wiped');
     return wiped.map(({ id }) => id);
   }
@@ -269,8 +265,8 @@ export class LocalHostAgent implements HostAgent {
   unlockPaused(disks: readonly DiskSpec[], keys: DiskKeys): Promise<void> {
     return this.#parts.gate.admit(`Putting back keys of ${disks.length} disks`, async () => {
       for (const disk of disks) {
-        const key = needKey(disk, keys.get(disk.id) ?? null);
-        await this.#encryptorOf(disk).resume?.(disk, await this.#medium(disk), key);
+        const key = needKey(disk, keys.get(disk.id));
+        await this.#disks.encryptor(disk).resume?.(disk, await this.#disks.medium(disk), key);
       }
       crashPoint('agent.unlock-paused.put-back');
     });
@@ -330,9 +326,14 @@ export class LocalHostAgent implements HostAgent {
   }
 
   async lockDown(): Promise<void> {
-    const { name, gate, disksDirectory, volumeGroup, runDirectory } = this.#parts;
+    const { name, gate, disksDirectory, backends, volumeGroups, runDirectory } = this.#parts;
+    const backendDirectories = backends.flatMap(({ directory }) => (directory === null ? [] : [directory]));
     await gate.close();
-    await lockEverything(name, { ...this.#parts, places: { disksDirectory, volumeGroup } }, () => gate.inside);
+    await lockEverything(
+      name,
+      { ...this.#parts, places: { disksDirectory, backendDirectories, volumeGroups } },
+      () => gate.inside,
+    );
     await clearScratch(runDirectory);
   }
 
@@ -352,17 +353,9 @@ export class LocalHostAgent implements HostAgent {
     });
   }
 
-  async #formats(): Promise<ProbedFormats> {
-    const { storage, runDirectory, storageSettings } = this.#parts;
-    const driver = this.#driver(storage);
-    const missing: Program[] = [];
-    for (const program of ENCRYPTION_PROGRAMS) if (!(await hasProgram(program))) missing.push(program);
-    if (missing.length > 0) return { able: [], problems: [`Nothing can be encrypted without ${missing.join(', ')}`] };
-    const encryptorOf = (format: EncryptionFormat) => this.#encryptorFor(storage, format);
-    if (!driver.capabilities.blockDevice)
-      return { able: driver.capabilities.formats.filter(encryptorOf), problems: [] };
-    const tried = await TriedFormats.in(runDirectory, storageSettings);
-    return await probeFormats(storage, driver, encryptorOf, tried);
+  /** What keeps new disks of servers. */
+  #servers(): StorageDriver {
+    return this.#disks.driver({ backend: null, storage: this.#parts.storage });
   }
 
   /**
@@ -383,21 +376,21 @@ export class LocalHostAgent implements HostAgent {
     act: (domain: DomainSpec, keys: readonly DomainKey[]) => Promise<void>,
   ): Promise<void> {
     const unlocked = new Map<DiskId, DiskAttachment>();
-    const isDevice = (disk: DiskSpec) => disk.encryption !== null && this.#encryptorOf(disk).attach === 'device';
+    const isDevice = (disk: DiskSpec) => this.#disks.isDevice(disk);
     try {
       for (const disk of server.disks.filter(isDevice)) unlocked.set(disk.id, await this.#unlockDevice(disk, keys));
       const byQemu = server.disks.filter((disk) => !isDevice(disk));
       await this.#tellingWrongKey(byQemu, keys, () => act(this.#domain(server, unlocked), domainKeys(byQemu, keys)));
     } catch (error) {
       const state = await this.#parts.hypervisor.state(server.id).catch(() => null);
-      if (state === 'absent') for (const disk of server.disks.filter(isDevice)) await this.#lock(disk);
+      if (state === 'absent') for (const disk of server.disks.filter(isDevice)) await this.#disks.lock(disk);
       throw error;
     }
   }
 
   async #unlockDevice(disk: DiskSpec, keys: DiskKeys): Promise<DiskAttachment> {
-    const key = needKey(disk, keys.get(disk.id) ?? null);
-    const path = await this.#encryptorOf(disk).unlock(disk, await this.#medium(disk), key);
+    const key = needKey(disk, keys.get(disk.id));
+    const path = await this.#disks.encryptor(disk).unlock(disk, await this.#disks.medium(disk), key);
     return { path, format: 'raw', blockDevice: { usedBytes: disk.sizeBytes } };
   }
 
@@ -410,13 +403,8 @@ export class LocalHostAgent implements HostAgent {
 
   #domain(server: ServerSpec, unlocked: ReadonlyMap<DiskId, DiskAttachment>): DomainSpec {
     const { id: serverId, name, displayName, projectId, vcpus, memoryMib, network } = server;
-    const disks = domainDisks(server.disks, (disk) => this.#driver(disk.storage).attachment(disk), unlocked);
+    const disks = domainDisks(server.disks, (disk) => this.#disks.driver(disk).attachment(disk), unlocked);
     return { serverId, name, displayName, projectId, vcpus, memoryMib, network, disks };
-  }
-
-  async #medium(disk: DiskSpec): Promise<Medium> {
-    const driver = this.#driver(disk.storage);
-    return { attachment: driver.attachment(disk), header: await driver.headerRegion(disk) };
   }
 
   async #findImage(imageId: ImageId): Promise<CachedImage> {
@@ -425,36 +413,12 @@ export class LocalHostAgent implements HostAgent {
     return image;
   }
 
-  #driver(storage: DiskSpec['storage']): StorageDriver {
-    const driver = this.#parts.drivers[storage];
-    if (!driver) throw new Error(`this host has no storage driver for ${storage}`);
-    return driver;
-  }
-
   #encrypts(disk: DiskSpec): boolean {
     return disk.encryption !== null;
   }
 
   #suspends(disk: DiskSpec): boolean {
-    return this.#encryptorOf(disk).suspend !== undefined;
-  }
-
-  #encryptorOf(disk: DiskSpec): Encryptor {
-    if (disk.encryption === null) throw new Error(`disk ${disk.id} is not encrypted`);
-    const encryptor = this.#encryptorFor(disk.storage, disk.encryption);
-    if (!encryptor) throw new Error(`this host has no encryptor for ${disk.encryption} on ${disk.storage}`);
-    return encryptor;
-  }
-
-  #encryptorFor(storage: DiskSpec['storage'], format: EncryptionFormat): Encryptor | undefined {
-    const { encryptors, blockEncryptors } = this.#parts;
-    const { blockDevice } = this.#driver(storage).capabilities;
-    return (blockDevice ? blockEncryptors[format] : undefined) ?? encryptors[format];
-  }
-
-  /** A header that is missing is told as such, with its path, instead of as whatever QEMU makes of it. */
-  async #checkHeader(disk: DiskSpec): Promise<void> {
-    if (disk.encryption !== null) await this.#encryptorOf(disk).inspect(disk, await this.#medium(disk));
+    return this.#disks.encryptor(disk).suspend !== undefined;
   }
 
   /** QEMU says that a key opens no disk, and not of which; trying each alone tells. *Throws* disk-wrong-key. */
@@ -464,45 +428,9 @@ export class LocalHostAgent implements HostAgent {
     } catch (error) {
       if (!/Invalid password/.test(describeError(error))) throw error;
       for (const disk of disks) {
-        if (disk.encryption !== null) await this.#withPlaintext(disk, keys.get(disk.id) ?? null, async () => {});
+        if (disk.encryption !== null) await this.#disks.withPlaintext(disk, keys.get(disk.id) ?? null, async () => {});
       }
       throw error;
     }
   }
-
-  /** A medium that is already gone, or never got its place for a header, has nothing left to destroy. */
-  async #destroyHeader(disk: DiskSpec): Promise<void> {
-    try {
-      await this.#encryptorOf(disk).destroy(disk, await this.#medium(disk));
-    } catch (error) {
-      const isGone = error instanceof NightlatchError && /^disk-(header-)?missing$/.test(error.code);
-      if (!isGone) throw error;
-    }
-  }
-
-  #withPlaintext(disk: DiskSpec, key: Secret | null, use: (path: HostPath) => Promise<void>): Promise<void> {
-    return this.#parts.gate.admit(`Unlocking disk ${disk.id}`, () => this.#unlockAndUse(disk, key, use));
-  }
-
-  async #unlockAndUse(disk: DiskSpec, key: Secret | null, use: (path: HostPath) => Promise<void>): Promise<void> {
-    try {
-      const path =
-        disk.encryption === null
-          ? await exposePlainDisk(this.#parts.exports, disk, this.#driver(disk.storage).attachment(disk))
-          : await this.#encryptorOf(disk).unlock(disk, await this.#medium(disk), needKey(disk, key));
-      await use(path);
-    } finally {
-      await this.#lock(disk);
-    }
-  }
-
-  async #lock(disk: DiskSpec): Promise<void> {
-    if (disk.encryption === null) await this.#parts.exports.withdraw(disk.id);
-    else await this.#encryptorOf(disk).lock(disk);
-  }
-}
-
-function needKey(disk: DiskSpec, key: Secret | null): Secret {
-  if (key === null) throw new Error(`encrypted disk ${disk.id} was given no key`);
-  return key;
 }

@@ -8,8 +8,7 @@ import { Volumes } from '#host/storage/lvm/volumes.ts';
 
 /** What a host that keeps disks on logical volumes is configured to use. */
 export type LvmSubject = {
-  readonly volumeGroup: string;
-  readonly thinPool: string | null;
+  readonly places: readonly { readonly volumeGroup: string; readonly thinPool: string | null }[];
   readonly ciphers: readonly { readonly cipher: string; readonly keyBits: number }[];
 };
 
@@ -25,13 +24,13 @@ export async function examineLvm(subject: LvmSubject): Promise<Finding[]> {
   const ciphers: Finding[] = [];
   // One after the other: a probe has one name.
   for (const one of subject.ciphers) ciphers.push(await cipherFinding(one));
-  return [
-    ...programs,
-    await groupFinding(subject.volumeGroup),
-    ...(subject.thinPool === null ? [] : [await poolFinding(subject.volumeGroup, subject.thinPool)]),
-    await udevFinding(),
-    ...ciphers,
-  ];
+  const places = await Promise.all(
+    subject.places.map(async ({ volumeGroup, thinPool }) => [
+      await groupFinding(volumeGroup),
+      ...(thinPool === null ? [] : [await poolFinding(volumeGroup, thinPool)]),
+    ]),
+  );
+  return [...programs, ...places.flat(), await udevFinding(), ...ciphers];
 }
 
 async function programFinding(program: Program): Promise<Finding> {

@@ -5,11 +5,16 @@ import { processIds, readCommandLine, signalProcess } from '#host/processes.ts';
 export type GuestProcess = { readonly pid: number; readonly serverId: ServerId };
 
 /** Where this host keeps disks: a guest of ours has at least one of them open. */
-export type DiskPlaces = { readonly disksDirectory: string; readonly volumeGroup: string | null };
+export type DiskPlaces = {
+  readonly disksDirectory: string;
+  /** Where files of volumes lie. */
+  readonly backendDirectories: readonly string[];
+  readonly volumeGroups: readonly string[];
+};
 
 /**
  * The guests of ours that run on this host, whoever started them and whether libvirt answers or not: QEMU processes whose
- * command line names a disk of the server that they themselves are.
+ * command line names a disk of the server that they themselves are, or a volume.
  */
 export async function findGuestProcesses(places: DiskPlaces): Promise<GuestProcess[]> {
   const pids = await processIds();
@@ -27,15 +32,16 @@ export async function signalGuest(
 }
 
 /** A process that ended has an empty command line, also while nobody has collected it yet; its memory is gone. */
-async function guestOf(pid: number, { disksDirectory, volumeGroup }: DiskPlaces): Promise<ServerId | null> {
+async function guestOf(pid: number, places: DiskPlaces): Promise<ServerId | null> {
   const words = (await readCommandLine(pid)).split('\0');
   if (!words[0]?.includes('qemu-system')) return null;
   const serverId = words[words.indexOf('-uuid') + 1] ?? '';
   if (!isUuid(serverId)) return null;
   const disks = [
-    `"${disksDirectory}/${serverId}/`,
-    `"/dev/mapper/nl-${serverId}-`,
-    ...(volumeGroup === null ? [] : [`"/dev/${volumeGroup}/${serverId}_`]),
+    `"${places.disksDirectory}/${serverId}/`,
+    `"/dev/mapper/nl-`,
+    ...places.volumeGroups.flatMap((group) => [`"/dev/${group}/${serverId}_`, `"/dev/${group}/volume-`]),
+    ...places.backendDirectories.map((directory) => `"${directory}/volume-`),
   ];
   return words.some((word) => disks.some((disk) => word.includes(disk))) ? (serverId as ServerId) : null;
 }

@@ -5,6 +5,7 @@ import type { DiskId, ServerId } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
 import { MIB } from '#core/sizes.ts';
 import type { Encryptor } from '#host/encryption/encryptor.ts';
+import { hasProgram, type Program } from '#host/exec.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
 import type { TriedFormats } from '#host/tried-formats.ts';
 
@@ -18,11 +19,28 @@ export type ProbedFormats = {
 const NOBODY = '00000000-0000-4000-8000-000000000000' as ServerId;
 const PROBE = '00000000-0000-4000-8000-000000000001' as DiskId;
 
-/**
- * Which encryption formats really work on a host's storage: of each, a small disk is made, opened, locked and removed,
- * unless it is known to work.
- */
-export async function probeFormats(
+/** The programs without which a host cannot encrypt. */
+const PROGRAMS: readonly Program[] = ['cryptsetup', 'qemu-img', 'qemu-storage-daemon', 'setpriv'];
+
+type EncryptorFor = (driver: StorageDriver, format: EncryptionFormat) => Encryptor | undefined;
+
+/** Which encryption formats work on a host's storage; what needs the kernel is tried out, unless it is known to work. */
+export async function workingFormats(
+  storage: DiskSpec['storage'],
+  driver: StorageDriver,
+  encryptorFor: EncryptorFor,
+  tried: TriedFormats,
+): Promise<ProbedFormats> {
+  const missing: Program[] = [];
+  for (const program of PROGRAMS) if (!(await hasProgram(program))) missing.push(program);
+  if (missing.length > 0) return { able: [], problems: [`Nothing can be encrypted without ${missing.join(', ')}`] };
+  const encryptorOf = (format: EncryptionFormat) => encryptorFor(driver, format);
+  if (driver.capabilities.blockDevice) return await tryFormats(storage, driver, encryptorOf, tried);
+  return { able: driver.capabilities.formats.filter(encryptorOf), problems: [] };
+}
+
+/** Of each format, a small disk is made, opened, locked and removed. */
+async function tryFormats(
   storage: DiskSpec['storage'],
   driver: StorageDriver,
   encryptorOf: (format: EncryptionFormat) => Encryptor | undefined,

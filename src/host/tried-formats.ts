@@ -26,9 +26,9 @@ export class TriedFormats {
     this.#formats = formats;
   }
 
-  /** `settings`: all that is configured about how disks are stored and encrypted, as text. */
-  static async in(runDirectory: HostPath, settings: string): Promise<TriedFormats> {
-    const file = `${runDirectory}/tried-formats`;
+  /** `settings`: all that is configured about how disks are stored and encrypted, as text. `place`: where the disks lie. */
+  static async in(runDirectory: HostPath, settings: string, place: string): Promise<TriedFormats> {
+    const file = `${runDirectory}/tried-formats.${place}`;
     const builds = await Promise.all(PROGRAMS.map(buildOf));
     const circumstances = createHash('sha256')
       .update(JSON.stringify([settings, builds]))

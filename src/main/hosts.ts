@@ -166,6 +166,8 @@ function reportOf(name: HostName, facts: HostFacts): HostReport {
     storage: facts.storage,
     default_encryption_format: facts.defaultEncryptionFormat,
     undecided_encryption_format: facts.undecidedEncryptionFormat,
+    // An agent of an earlier version reports none.
+    volume_backends: facts.volumeBackends ?? [],
     seen_at: new Date(),
   };
 }

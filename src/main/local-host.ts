@@ -1,6 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import type { Config } from '#config/schema.ts';
+import { volumeGroupsOf } from '#config/volume-groups.ts';
 import { describeError } from '#core/errors.ts';
 import type { HostName, HostPath } from '#core/ids.ts';
 import { LocalHostAgent } from '#host/agent.ts';
@@ -11,8 +12,9 @@ import { PrivateLibvirt } from '#host/hypervisor/libvirt/private-daemon.ts';
 import { chooseVirtType } from '#host/hypervisor/libvirt/probe-kvm.ts';
 import { ImageCache } from '#host/image-cache.ts';
 import { prepareRunDirectory, releaseRunDirectory } from '#host/run-directory.ts';
+import { backendDirectories } from '#main/local-backends.ts';
 import { openLocalStorage } from '#main/local-storage.ts';
-import type { StatePaths } from '#main/state-paths.ts';
+import { type StatePaths, statePaths } from '#main/state-paths.ts';
 
 /** This machine as a compute host. Disposing lets guests run on; what nothing needs any more is stopped. */
 export type LocalHost = AsyncDisposable & { readonly agent: LocalHostAgent };
@@ -48,8 +50,7 @@ export async function openLocalHost(config: Config, paths: StatePaths, log: Logg
     images: new ImageCache(paths.imageCache),
     hypervisor,
     gate: new Gate(name, paths.lockDown),
-    volumeGroup: config.libvirt.images_volume_group || null,
-    storageSettings: JSON.stringify([config.libvirt, config.ephemeral_storage_encryption]),
+    storageSettings: JSON.stringify([config.libvirt, config.ephemeral_storage_encryption, config.volume_backends]),
   });
   const owned = undo.move();
   const close = async () => {
@@ -85,12 +86,16 @@ function warnOfLegacySwitch({ ephemeral_storage_encryption: { enabled } }: Confi
 }
 
 /** What privileged commands may touch on a host with this configuration, and nothing more. */
-export function privilegeOf({ DEFAULT: { state_path }, libvirt, privilege }: Config): Grant {
-  const named = (name: string) => (name === '' ? [] : [name]);
+export function privilegeOf(config: Config): Grant {
+  const {
+    DEFAULT: { state_path },
+    privilege,
+  } = config;
+  const { groups, thinPools } = volumeGroupsOf(config);
   return {
-    directories: [state_path],
-    volumeGroups: named(libvirt.images_volume_group),
-    thinPools: named(libvirt.images_thin_pool),
+    directories: [state_path, ...backendDirectories(config, statePaths(state_path))],
+    volumeGroups: groups,
+    thinPools,
     ...(privilege.helper === '' ? {} : { helper: privilege.helper as HostPath }),
   };
 }

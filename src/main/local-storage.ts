@@ -1,4 +1,5 @@
 import type { Config } from '#config/schema.ts';
+import { volumeGroupsOf } from '#config/volume-groups.ts';
 import { NightlatchError } from '#core/errors.ts';
 import { MIB } from '#core/sizes.ts';
 import type { HostParts } from '#host/agent.ts';
@@ -8,6 +9,7 @@ import { luks2Encryptor } from '#host/encryption/dm-crypt/luks2.ts';
 import { Mappings } from '#host/encryption/dm-crypt/mappings.ts';
 import { plainEncryptor, plainNote } from '#host/encryption/dm-crypt/plain.ts';
 import { checkCipher } from '#host/encryption/dm-crypt/probe.ts';
+import type { Encryptor } from '#host/encryption/encryptor.ts';
 import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
 import { FuseExports } from '#host/fuse-exports.ts';
 import type { Clearing } from '#host/storage/lvm/clear.ts';
@@ -15,9 +17,13 @@ import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
+import { openBackends } from '#main/local-backends.ts';
 import type { StatePaths } from '#main/state-paths.ts';
 
-export type LocalStorage = Pick<HostParts, 'drivers' | 'encryptors' | 'blockEncryptors' | 'mappings' | 'exports'>;
+export type LocalStorage = Pick<
+  HostParts,
+  'drivers' | 'backends' | 'encryptors' | 'blockEncryptors' | 'mappings' | 'exports' | 'volumeGroups'
+>;
 
 type Cipher = LvmSubject['ciphers'][number];
 
@@ -36,13 +42,20 @@ export async function openLocalStorage(config: Config, paths: StatePaths): Promi
     raw: rawStorage({ disksDirectory: paths.disks }),
     qcow2: qcow2Storage({ disksDirectory: paths.disks, cacheDirectory: paths.storageCache }),
   };
-  const common = { exports, encryptors: { luks } };
   checkFormats(config);
-  if (config.libvirt.images_volume_group === '') {
-    if (config.libvirt.images_type === 'lvm') throw groupMissing();
-    return { ...common, drivers: files, blockEncryptors: {}, mappings: null };
-  }
-  const plain = plainCipher(config);
+  if (config.libvirt.images_type === 'lvm' && config.libvirt.images_volume_group === '') throw groupMissing();
+  const { groups: volumeGroups } = volumeGroupsOf(config);
+  const blocks = volumeGroups.length === 0 ? NO_BLOCK_DEVICES : await openDeviceMapper(config, luks);
+  const openGroup = (group: string, pool: string) => openLvm(config, group, pool);
+  const { images_volume_group: group, images_thin_pool: pool } = config.libvirt;
+  const drivers = group === '' ? files : { ...files, lvm: await openGroup(group, pool) };
+  const backends = await openBackends(config, paths, openGroup);
+  return { exports, encryptors: { luks }, ...blocks, drivers, backends, volumeGroups };
+}
+
+const NO_BLOCK_DEVICES = { blockEncryptors: {}, mappings: null };
+
+async function openDeviceMapper(config: Config, luks: Encryptor) {
   for (const { cipher, keyBits } of lvmNeeds(config)?.ciphers ?? []) await checkCipher(cipher, keyBits);
   const mappings = new Mappings();
   const options = {
@@ -50,8 +63,6 @@ export async function openLocalStorage(config: Config, paths: StatePaths): Promi
     noWriteWorkqueue: config.libvirt.no_write_workqueue,
   };
   return {
-    ...common,
-    drivers: { ...files, lvm: await openLvm(config, plain) },
     blockEncryptors: {
       plain: plainEncryptor(mappings, options),
       luksv2: luks2Encryptor(mappings, options),
@@ -62,10 +73,11 @@ export async function openLocalStorage(config: Config, paths: StatePaths): Promi
 }
 
 /** Asks for its size, so that a group that does not exist stops the start. */
-async function openLvm(config: Config, plain: ReturnType<typeof plainCipher>): Promise<StorageDriver> {
+async function openLvm(config: Config, volumeGroup: string, thinPool: string): Promise<StorageDriver> {
+  const plain = plainCipher(config);
   const driver = lvmStorage({
-    volumeGroup: config.libvirt.images_volume_group,
-    thinPool: config.libvirt.images_thin_pool || null,
+    volumeGroup,
+    thinPool: thinPool || null,
     noteOf: (disk) => (disk.encryption === 'plain' ? plainNote(disk, plain) : null),
     clearing: clearingOf(config),
   });
@@ -105,11 +117,21 @@ function clearingOf({ libvirt }: Config): Clearing {
 
 /** What a configuration with logical volumes needs of its host; null: it has none. */
 export function lvmNeeds(config: Config): LvmSubject | null {
-  const { images_volume_group: volumeGroup, images_thin_pool: thinPool } = config.libvirt;
-  if (volumeGroup === '') return null;
+  const places = lvmPlaces(config);
+  if (places.length === 0) return null;
   const ciphers = [LUKS_CIPHER, plainCipher(config)];
   const distinct = new Map(ciphers.map((one) => [`${one.cipher} ${one.keyBits}`, one]));
-  return { volumeGroup, thinPool: thinPool || null, ciphers: [...distinct.values()] };
+  return { places, ciphers: [...distinct.values()] };
+}
+
+function lvmPlaces({ libvirt, volume_backends }: Config): LvmSubject['places'] {
+  const own = { volume_group: libvirt.images_volume_group, thin_pool: libvirt.images_thin_pool };
+  const lvm = Object.values(volume_backends).filter(({ volume_driver }) => volume_driver === 'lvm');
+  const named = [own, ...lvm].filter(({ volume_group }) => volume_group !== '');
+  const distinct = new Map(named.map((place) => [`${place.volume_group}/${place.thin_pool}`, place]));
+  return [...distinct.values()].map(({ volume_group: volumeGroup, thin_pool: thinPool }) => {
+    return { volumeGroup, thinPool: thinPool || null };
+  });
 }
 
 function plainCipher({ ephemeral_storage_encryption: { cipher, key_size } }: Config): Cipher {

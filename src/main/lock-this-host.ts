@@ -1,5 +1,6 @@
 import { access } from 'node:fs/promises';
 import type { Config } from '#config/schema.ts';
+import { volumeGroupsOf } from '#config/volume-groups.ts';
 import { describeError } from '#core/errors.ts';
 import type { HostName, HostPath } from '#core/ids.ts';
 import { Mappings } from '#host/encryption/dm-crypt/mappings.ts';
@@ -10,6 +11,7 @@ import { LibvirtHypervisor } from '#host/hypervisor/libvirt/driver.ts';
 import { PrivateLibvirt } from '#host/hypervisor/libvirt/private-daemon.ts';
 import { findOpen, type LockDownParts, lockEverything, openKinds } from '#host/lock-down.ts';
 import { closeLeases, liveLeases } from '#keys/leases.ts';
+import { backendDirectories } from '#main/local-backends.ts';
 import { privilegeOf } from '#main/local-host.ts';
 import { endServiceProcess } from '#main/service-process.ts';
 import { openState } from '#main/state.ts';
@@ -70,17 +72,17 @@ async function openLeases(config: Config): Promise<string[]> {
 }
 
 async function withParts<T>(config: Config, paths: StatePaths, use: (parts: LockDownParts) => Promise<T>): Promise<T> {
-  const volumeGroup = config.libvirt.images_volume_group || null;
+  const { groups: volumeGroups } = volumeGroupsOf(config);
   // By ourselves: the root helper may be down too.
   const { helper: _, ...bounds } = privilegeOf(config);
   grantPrivilege(bounds);
   await using undo = new AsyncDisposableStack();
   const opened = await openHypervisor(config, paths);
   return await use({
-    places: { disksDirectory: paths.disks, volumeGroup },
+    places: { disksDirectory: paths.disks, backendDirectories: backendDirectories(config, paths), volumeGroups },
     hypervisor: opened instanceof LibvirtHypervisor ? undo.use(opened) : opened,
     exports: new FuseExports({ runDirectory: paths.run }),
-    mappings: volumeGroup === null ? null : new Mappings(),
+    mappings: volumeGroups.length === 0 ? null : new Mappings(),
   });
 }
 

@@ -1,6 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { DEFAULT_CONFIG_FILE, loadConfig } from '#config/load.ts';
+import { volumeGroupsOf } from '#config/volume-groups.ts';
 import { describeError, NightlatchError } from '#core/errors.ts';
 import { grantPrivilege } from '#host/grant.ts';
 import { helperServer } from '#root-helper/serve.ts';
@@ -25,10 +26,9 @@ async function start(): Promise<void> {
   if (values.help) return void say(USAGE);
   if (process.geteuid?.() !== 0) throw refuse('it needs root');
   await checkOwner(values.config ?? DEFAULT_CONFIG_FILE);
-  const { libvirt } = await loadConfig(values.config ?? null);
-  const { images_volume_group: group, images_thin_pool: pool } = libvirt;
-  if (group === '') throw refuse('[libvirt] images_volume_group is empty. Name the volume group for disks');
-  grantPrivilege({ volumeGroups: [group], thinPools: pool === '' ? [] : [pool] });
+  const { groups, thinPools } = volumeGroupsOf(await loadConfig(values.config ?? null));
+  if (groups.length === 0) throw refuse('[libvirt] images_volume_group is empty. Name the volume group for disks');
+  grantPrivilege({ volumeGroups: groups, thinPools });
   const { LISTEN_PID, LISTEN_FDS } = process.env;
   const isGiven = LISTEN_PID === String(process.pid) && LISTEN_FDS === '1';
   if (!isGiven && values.listen === undefined) throw refuse(`it was given no socket. ${USAGE}`);
@@ -37,7 +37,7 @@ async function start(): Promise<void> {
   if (given?.isForAll) throw refuse(`everybody may write to ${given.path}. Give it mode 0660`);
   await listen(helperServer(say), isGiven ? null : (values.listen ?? ''));
   const path = given?.path ?? values.listen;
-  say(`serves at ${path} for volume group ${group}`);
+  say(`serves at ${path} for volume group ${groups.join(', ')}`);
 }
 
 /** What bounds us must be no service's to change. */

@@ -20,6 +20,7 @@ before(async () => {
     storage: 'raw',
     default_encryption_format: 'luks',
     undecided_encryption_format: null,
+    volume_backends: [],
     seen_at: new Date(),
   });
   const flavor = { name: 'small', ram: 512, vcpus: 2, disk: 3, id: '1' };

@@ -27,6 +27,7 @@ describe('storage options', () => {
       `${encryption}default_format = "luksv2"\n[libvirt]\nimages_type = "raw"\n`,
       /default_format is "luksv2" .*"raw"/,
     ],
+    ['a backend without a group', '[volume_backends.fast]\nvolume_driver = "lvm"\n', /fast\] .*volume_group is empty/],
     ['volumes without a group', '[libvirt]\nimages_type = "lvm"\n', /images_volume_group is empty/],
   ] as const) {
     it(`refuse ${what}`, async () => {
@@ -42,6 +43,25 @@ describe('storage options', () => {
     const text = `${encryption}enabled = false\ncipher = "aes-xts-plain64"\nkey_size = 512\ndefault_format = "luks"\n`;
     const { drivers } = await open(text);
     assert.deepEqual(Object.keys(drivers).sort(), ['qcow2', 'raw']);
+  });
+
+  it('name the backends of volumes; without any there is one of files', async () => {
+    const places = async (text: string) =>
+      (await open(text)).backends.map(({ name, volumeBackendName, storage, directory }) => {
+        return [name, volumeBackendName, storage, directory];
+      });
+    assert.deepEqual(await places(''), [['files', 'files', 'raw', join(directory, 'volumes/files')]]);
+    const two =
+      '[volume_backends.a]\nvolume_driver = "qcow2"\nvolume_backend_name = "slow"\n' +
+      `[volume_backends.b]\nvolume_backend_name = "slow"\ndirectory = "${directory}/elsewhere"\n`;
+    assert.deepEqual(await places(two), [
+      ['a', 'slow', 'qcow2', join(directory, 'volumes/a')],
+      ['b', 'slow', 'raw', join(directory, 'elsewhere')],
+    ]);
+    assert.deepEqual(await places('[volume_backends]\n'), []);
+    for (const name of ['"a#b"', '"a@b"', '".."', '""']) {
+      assert.throws(() => parseConfig(`[volume_backends.${name}]\n`, 'test'), /volume_backends/, name);
+    }
   });
 
   it('refuse a format that there is not', () => {

@@ -115,7 +115,7 @@ test('a host on logical volumes says what it can do', async () => {
 });
 
 test('what worked is not tried again until the kernel, a program or the configuration is another', async () => {
-  const file = `${directory}/run/tried-formats`;
+  const file = `${directory}/run/tried-formats.servers`;
   const noted = await readFile(file, 'utf8');
   const again = await withoutRoom(() => host.agent.describe());
   assert.deepEqual([again.traits.length, again.problems], [4, []]);

@@ -32,7 +32,12 @@ const words: Record<Hole, { good: readonly string[]; bad: readonly string[] }> =
     bad: ['nl-probe-', 'vg0-root', 'nl-probe-1-cryptic', '/dev/mapper/nl-probe-1'],
   },
   volume: {
-    good: [`/dev/vg0/${ID}_disk`, `/dev/more.disks/${ID}_disk.eph0.g2`],
+    good: [
+      `/dev/vg0/${ID}_disk`,
+      `/dev/vg0/volume-${ID}`,
+      `/dev/vg0/_snapshot-${ID}.g2`,
+      `/dev/more.disks/${ID}_disk.eph0.g2`,
+    ],
     bad: [
       `/dev/other/${ID}_disk`,
       '/dev/vg0/root',
@@ -50,7 +55,20 @@ const words: Record<Hole, { good: readonly string[]; bad: readonly string[] }> =
     good: [`vg0/${ID}_memory`],
     bad: [`other/${ID}_disk`, 'vg0/root', 'vg0', `vg0/${ID}_disk/..`, `/dev/vg0/${ID}_disk`],
   },
-  'volume-name': { good: [`${ID}_disk.config`], bad: ['root', `${ID}`, `${ID}_`, `${ID}_a/b`, `${ID}_DISK`] },
+  'volume-name': {
+    good: [`${ID}_disk.config`, `volume-${ID}.g1`, `_snapshot-${ID}`],
+    bad: [
+      'root',
+      'volume-1',
+      `volume-${ID}.gx`,
+      `snapshot-${ID}`,
+      `volume-${ID}_disk`,
+      `${ID}`,
+      `${ID}_`,
+      `${ID}_a/b`,
+      `${ID}_DISK`,
+    ],
+  },
   group: { good: ['vg0', 'more.disks'], bad: ['other', 'moreXdisks', 'vg0/root', '@all', '/dev/vg0'] },
   pool: { good: ['pool'], bad: ['other', 'vg0/pool', '/dev/vg0/pool'] },
   selection: {

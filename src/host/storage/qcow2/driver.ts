@@ -30,21 +30,25 @@ const QEMU_IMG_TIMEOUT_MS = 60_000;
 export function qcow2Storage({
   disksDirectory,
   cacheDirectory,
+  overlays = true,
 }: {
   readonly disksDirectory: HostPath;
   /** Where the skeleton is kept; the images' backing files may lie there too. */
   readonly cacheDirectory: HostPath;
+  /** Whether a disk from an image is an overlay over it, or a copy of its own. */
+  readonly overlays?: boolean;
 }): StorageDriver {
   const skeleton = new Skeleton(cacheDirectory);
   const fileOf = (disk: DiskSpec) => diskFile(disksDirectory, disk);
   return {
-    capabilities: { formats: ['luks'], copyOnWrite: true, zeroUntilWritten: true, blockDevice: false },
+    capabilities: { formats: ['luks'], copyOnWrite: overlays, zeroUntilWritten: true, blockDevice: false },
 
     async prepare() {
       await skeleton.path();
     },
 
     async create(disk, backing) {
+      if (backing !== null && !overlays) throw new Error('a disk that is no overlay has no backing file');
       const path = fileOf(disk);
       try {
         await tellingDiskFull(`Creating disk ${disk.id}`, disksDirectory, async () => {

@@ -34,6 +34,7 @@ const catalogue = {
     retry: 'later',
     text: 'Invalid snapshot: Snapshot {snapshot} status must be {allowed} to {action} it, but current status is: {status}.',
   },
+  'over-quota': { status: 413, retry: 'after-change', text: '{reason}' },
   'too-large': { status: 413, retry: 'after-change', text: '{reason}' },
   'unsupported-media-type': { status: 415, retry: 'after-change', text: '{reason}' },
   'not-implemented': { status: 501, retry: 'never', text: '{reason}' },
@@ -61,6 +62,11 @@ const catalogue = {
     status: 500,
     retry: 'after-change',
     text: 'No valid host was found. {reason}',
+  },
+  'default-volume-type-missing': {
+    status: 500,
+    retry: 'after-change',
+    text: 'The request cannot be fulfilled as the default volume type {name} cannot be found. Create it, or name another in [DEFAULT] default_volume_type.',
   },
   'no-valid-backend': {
     status: 500,

@@ -32,6 +32,11 @@ export function openDatabase(pool: pg.Pool): Database {
   return new Kysely<Schema>({ dialect: new PostgresDialect({ pool }) });
 }
 
+/** Whether a write failed because another row has what is to be unique. See PostgreSQL, appendix A, 23505. */
+export function isDuplicate(error: unknown): boolean {
+  return error instanceof pg.DatabaseError && error.code === '23505';
+}
+
 /** Brings the schema up to date. *Repeat*: fine; concurrent callers wait for each other. */
 export async function migrateToLatest(db: Database): Promise<void> {
   const migrator = new Migrator({ db, provider: { getMigrations: async () => migrations } });

@@ -39,6 +39,10 @@ export type Schema = {
   hosts: HostsTable;
   servers: ServersTable;
   disks: DisksTable;
+  volume_types: VolumeTypesTable;
+  volume_type_access: VolumeTypeAccessTable;
+  volume_quotas: VolumeQuotasTable;
+  messages: MessagesTable;
   volumes: VolumesTable;
   snapshots: SnapshotsTable;
   volume_attachments: VolumeAttachmentsTable;
@@ -262,6 +266,52 @@ type DisksTable = {
   /** While it is rekeyed: the secret that is to open it too, and then alone. */
   next_secret_id: SecretId | null;
   created_at: CreatedAt;
+};
+
+/** How volumes of a type are encrypted. Times as ISO 8601. */
+export type VolumeTypeEncryption = VolumeEncryption & {
+  readonly id: string;
+  readonly createdAt: string;
+  readonly updatedAt: string | null;
+};
+
+type VolumeTypesTable = {
+  id: VolumeTypeId;
+  name: string;
+  description: string | null;
+  is_public: Generated<boolean>;
+  /** Null is a value there too: clients may set it. */
+  extra_specs: JSONColumnType<Readonly<Record<string, string | null>>>;
+  /** Null: its volumes are not encrypted. */
+  encryption: JSONColumnType<VolumeTypeEncryption | null, string | null | undefined, string | null>;
+  created_at: CreatedAt;
+  updated_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
+};
+
+type VolumeTypeAccessTable = { volume_type_id: VolumeTypeId; project_id: ProjectId };
+
+type VolumeQuotasTable = {
+  /** A limit of one project, or of all that have none of their own: the class `default`. */
+  kind: 'project' | 'class';
+  owner: string;
+  /** Such as `volumes` or, of one volume type, `volumes_fast`. */
+  resource: string;
+  /** -1: none. */
+  hard_limit: number;
+};
+
+/** Something that failed after its request was answered, told to its project. */
+type MessagesTable = {
+  id: string;
+  project_id: ProjectId;
+  request_id: string | null;
+  resource_type: 'VOLUME' | 'VOLUME_SNAPSHOT' | 'VOLUME_BACKUP';
+  resource_uuid: string;
+  event_id: string;
+  message_level: 'ERROR';
+  user_message: string;
+  created_at: CreatedAt;
+  expires_at: ColumnType<Date, Date, never>;
 };
 
 type VolumesTable = {

@@ -1,5 +1,5 @@
 import { MAX_LIMIT, type Query } from '#api/query.ts';
-import { badRequest, shorten } from '#core/errors.ts';
+import { badRequest, notFound, shorten } from '#core/errors.ts';
 
 /** What of a list a request asks for, in which order. See Block Storage API v3, "Pagination" and "Sorting". */
 export type Paging = {
@@ -65,7 +65,7 @@ export type SortValues<Item> = Readonly<Record<string, (item: Item) => string | 
 
 /**
  * The page of a list, sorted, of what comes after the marker. Of equal items the one with the lesser id comes first.
- * @throws bad-request (400) for a key there is not or a marker that is none of the items.
+ * @throws bad-request (400) for a key there is not; not-found (404) for a marker that is none of the items.
  */
 export function pageOf<Item extends { readonly id: string }>(
   items: readonly Item[],
@@ -90,7 +90,7 @@ export function pageOf<Item extends { readonly id: string }>(
 
 function placeOf(items: readonly { readonly id: string }[], marker: string): number {
   const at = items.findIndex(({ id }) => id === marker);
-  if (at < 0) throw badRequest(`marker [${shorten(marker, 64)}] not found`);
+  if (at < 0) throw notFound('Marker', marker);
   return at;
 }
 

@@ -4,6 +4,10 @@ import { contextOf, requireToken } from '#api/auth.ts';
 import { presentFailure } from '#api/block-storage/failure.ts';
 import { MIN_MICROVERSION, servedMicroversions } from '#api/block-storage/microversions.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
+import { addTypeAccessRoutes } from '#api/block-storage/type-access-routes.ts';
+import { addTypeEncryptionRoutes } from '#api/block-storage/type-encryption-routes.ts';
+import { addTypeExtraSpecRoutes } from '#api/block-storage/type-extra-spec-routes.ts';
+import { addTypeRoutes } from '#api/block-storage/type-routes.ts';
 import { presentVersions } from '#api/block-storage/versions.ts';
 import { catalogServices } from '#api/catalog.ts';
 import { headerText, MICROVERSION_HEADER, microversionFrom } from '#api/microversions.ts';
@@ -30,10 +34,14 @@ export function blockStorageService(services: BlockStorageServices): ApiService 
   };
 }
 
-function v3(_services: BlockStorageServices) {
+function v3(services: BlockStorageServices) {
   return async (scope: FastifyInstance): Promise<void> => {
     const app = scope.withTypeProvider<TypeBoxTypeProvider>();
     app.addHook('onRequest', async (request) => checkProject(request));
+    addTypeRoutes(app, services);
+    addTypeExtraSpecRoutes(app, services);
+    addTypeEncryptionRoutes(app, services);
+    addTypeAccessRoutes(app, services);
   };
 }
 

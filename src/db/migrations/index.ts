@@ -8,7 +8,14 @@ import * as undecidedEncryption from './0006-undecided-encryption.ts';
 import * as hostBoot from './0007-host-boot.ts';
 import * as remoteHosts from './0008-remote-hosts.ts';
 import * as diskOwners from './0009-disk-owners.ts';
+
+
 import * as volumeBackends from './0010-volume-backends.ts';
+
+
+import * as volumeTypes from './0011-volume-types.ts';
+
+
 import * as volumes from './0012-volumes.ts';
 
 /** Every migration, in order, as a literal list: no directory is scanned at run time. */
@@ -23,5 +30,6 @@ export const migrations: Record<string, Migration> = {
   '0008-remote-hosts': remoteHosts,
   '0009-disk-owners': diskOwners,
   '0010-volume-backends': volumeBackends,
+  '0011-volume-types': volumeTypes,
   '0012-volumes': volumes,
 };

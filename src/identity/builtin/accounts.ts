@@ -1,6 +1,6 @@
 import { badRequest, NightlatchError, notFound, shorten } from '#core/errors.ts';
 import type { ProjectId, UserId } from '#core/ids.ts';
-import type { Database, Queryable } from '#db/database.ts';
+import { type Database, type Queryable, isDuplicate } from '#db/database.ts';
 import { findProject, insertProject, type Project, type ProjectChange, updateProject } from '#db/projects.ts';
 import { assignRole, deleteRole, findRole, insertRole, type Role, unassignRole } from '#db/roles.ts';
 import { revokeTokens } from '#db/tokens.ts';
@@ -114,13 +114,11 @@ function taken(kind: string, name: string): never {
   });
 }
 
-const UNIQUE_VIOLATION = '23505';
-
 async function renaming<T>(kind: string, name: string | undefined, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === UNIQUE_VIOLATION) return taken(kind, name ?? '');
+    if (isDuplicate(error)) return taken(kind, name ?? '');
     throw error;
   }
 }

@@ -1,6 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { FastifyInstance, InjectOptions } from 'fastify';
+import { blockStorageService } from '#api/block-storage/service.ts';
 import { catalogServices } from '#api/catalog.ts';
 import { computeService } from '#api/compute/service.ts';
 import { identityService } from '#api/identity/service.ts';
@@ -39,14 +40,14 @@ export type Call = {
   readonly body?: unknown;
 };
 
-/** The compute API over a real database, identity and image store; only operations end when a test says so. */
+/** The compute and block storage APIs over a real database, identity and image store; only operations end when a test says so. */
 export type ComputeLab = AsyncDisposable & {
   readonly app: FastifyInstance;
   readonly db: Database;
   readonly operations: RecordedServerOperations;
   readonly projects: { readonly one: ProjectId; readonly two: ProjectId };
   readonly tokens: Readonly<Record<Person, string>>;
-  /** Sends a request below `/compute/v2.1`, or to a path from `/compute` on. */
+  /** Sends a request below `/compute/v2.1`, or to a path from `/compute` or `/volume` on. */
   call(method: 'GET' | 'POST' | 'PUT' | 'DELETE', path: string, call?: Call): Promise<Answer>;
 };
 
@@ -72,6 +73,7 @@ export async function openComputeLab(): Promise<ComputeLab> {
       identityService({ db, identity, services: Object.values(catalogServices), region: 'RegionOne', publicUrl: null }),
       imageService({ db, identity, images, publicUrl: null }),
       computeService({ db, identity, images, operations, publicUrl: null }),
+      blockStorageService({ db, identity, publicUrl: null, defaultVolumeType: '__DEFAULT__' }),
     ],
     publicUrl: null,
   });
@@ -82,11 +84,13 @@ export async function openComputeLab(): Promise<ComputeLab> {
     const person = options.as === undefined ? 'member' : options.as;
     const request: InjectOptions = {
       method,
-      url: path.startsWith('/compute') ? path : `/compute/v2.1${path}`,
+      url: /^\/(compute|volume)/.test(path) ? path : `/compute/v2.1${path}`,
       headers: {
         host: 'cloud.example:8774',
         ...(person === null ? {} : { 'x-auth-token': tokens[person] }),
-        ...(options.version ? { 'openstack-api-version': `compute ${options.version}` } : {}),
+        ...(options.version
+          ? { 'openstack-api-version': `${path.startsWith('/volume') ? 'volume' : 'compute'} ${options.version}` }
+          : {}),
         ...options.headers,
       },
       ...(options.body === undefined ? {} : { payload: options.body as object }),

@@ -73,7 +73,11 @@ export function addQuotaRoutes(app: ApiApp, { db }: BlockStorageServices): void 
     allowed(request, 'volume_extension:quota_classes:update');
     const owner = ownerOf(request);
     const known = await classLimits(db, owner);
-    await setLimits(db, { kind: 'class', owner }, checkedLimits('quota class set', request.body.quota_class_set, known));
+    await setLimits(
+      db,
+      { kind: 'class', owner },
+      checkedLimits('quota class set', request.body.quota_class_set, known),
+    );
     return { quota_class_set: await classLimits(db, owner) };
   });
 }

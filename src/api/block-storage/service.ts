@@ -2,7 +2,10 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { contextOf, requireToken } from '#api/auth.ts';
 import { presentFailure } from '#api/block-storage/failure.ts';
+import { addLimitRoutes } from '#api/block-storage/limit-routes.ts';
+import { addMessageRoutes } from '#api/block-storage/message-routes.ts';
 import { MIN_MICROVERSION, servedMicroversions } from '#api/block-storage/microversions.ts';
+import { addQuotaRoutes } from '#api/block-storage/quota-routes.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
 import { addTypeAccessRoutes } from '#api/block-storage/type-access-routes.ts';
 import { addTypeEncryptionRoutes } from '#api/block-storage/type-encryption-routes.ts';
@@ -42,6 +45,9 @@ function v3(services: BlockStorageServices) {
     addTypeExtraSpecRoutes(app, services);
     addTypeEncryptionRoutes(app, services);
     addTypeAccessRoutes(app, services);
+    addQuotaRoutes(app, services);
+    addLimitRoutes(app, services);
+    addMessageRoutes(app, services);
   };
 }
 

@@ -1,6 +1,6 @@
 import { badRequest, NightlatchError, notFound, shorten } from '#core/errors.ts';
 import type { ProjectId, UserId } from '#core/ids.ts';
-import { type Database, type Queryable, isDuplicate } from '#db/database.ts';
+import { type Database, isDuplicate, type Queryable } from '#db/database.ts';
 import { findProject, insertProject, type Project, type ProjectChange, updateProject } from '#db/projects.ts';
 import { assignRole, deleteRole, findRole, insertRole, type Role, unassignRole } from '#db/roles.ts';
 import { revokeTokens } from '#db/tokens.ts';

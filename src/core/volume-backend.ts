@@ -1,6 +1,6 @@
 import type { StorageFormat } from '#core/disk.ts';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
-import type { BackendName } from '#core/ids.ts';
+import type { BackendName, HostName } from '#core/ids.ts';
 
 /** One place on a host where volumes are kept, as the host reports it. */
 export type VolumeBackend = {
@@ -13,3 +13,18 @@ export type VolumeBackend = {
   readonly formats: readonly EncryptionFormat[];
   readonly capacityGib: number;
 };
+
+/** What a volume type's extra specs can ask of a backend, in Cinder's words. */
+export function capabilitiesOf(backend: VolumeBackend): Readonly<Record<string, string>> {
+  return {
+    volume_backend_name: backend.volumeBackendName,
+    vendor_name: 'Nightlatch',
+    storage_protocol: backend.storage === 'lvm' ? 'lvm' : 'file',
+    driver_version: '1',
+  };
+}
+
+/** How a backend is addressed in an API: HOST@NAME, with its pool HOST@NAME#POOL. Each backend has one pool. */
+export function backendAddress(host: HostName, { name, volumeBackendName }: VolumeBackend): string {
+  return `${host}@${name}#${volumeBackendName}`;
+}

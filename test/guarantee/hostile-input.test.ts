@@ -13,7 +13,10 @@ import { TroubleLab } from '#test/support/trouble-lab.ts';
  */
 
 const routes = await allRoutes();
-const none = { servers: '', flavors: '', images: '', users: '', projects: '', roles: '' };
+const none = {
+  ...{ servers: '', flavors: '', images: '', users: '', projects: '', roles: '' },
+  ...{ types: '', messages: '', scope: '' },
+};
 const sampled = Object.keys(sampleRequests(none));
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
 const nameOf = ({ method, path }: Route) => `${method} ${path}`;
@@ -31,18 +34,20 @@ before(async () => {
   lab = await TroubleLab.open({ imagesType: 'raw' });
   token = await lab.cloud.token();
   const server = await lab.createActive();
-  const make = async (service: 'identity' | 'compute', path: string, body: object, kind: string) =>
+  const make = async (service: 'identity' | 'compute' | 'volume', path: string, body: object, kind: string) =>
     (await lab.cloud.expect(service, 'POST', path, { body: { [kind]: body } }))[kind].id;
   // No host has as many processors: a server that was let through ends in ERROR at once.
   const flavor = await make('compute', '/v2.1/flavors', { name: 'giant', ram: 64, vcpus: 99999, disk: 1 }, 'flavor');
   const roles = await lab.cloud.expect('identity', 'GET', '/v3/roles');
+  const scope = await make('identity', '/v3/projects', { name: 'somewhere' }, 'project');
   ids = {
     servers: server,
     flavors: flavor,
     images: lab.image,
     users: await make('identity', '/v3/users', { name: 'someone', password: 'p' }, 'user'),
-    projects: await make('identity', '/v3/projects', { name: 'somewhere' }, 'project'),
+    ...{ projects: scope, scope, messages: 'something' },
     roles: roles.roles[0].id,
+    types: await make('volume', `/v3/${scope}/types`, { name: 'kept' }, 'volume_type'),
   };
   samples = sampleRequests(ids);
   inert = await lab.createActive();
@@ -58,7 +63,7 @@ function send(method: string, path: string, { headers, body }: RawRequest = {}):
   const standard = {
     'x-auth-token': token,
     accept: 'application/json',
-    'openstack-api-version': 'compute 2.90',
+    'openstack-api-version': 'compute 2.90, volume 3.70',
     ...(body === undefined
       ? {}
       : { 'content-type': 'application/json', 'content-length': `${Buffer.byteLength(body)}` }),
@@ -110,10 +115,11 @@ async function removeMade(): Promise<void> {
     ['identity', '/v3/users', 'users'],
     ['identity', '/v3/projects', 'projects'],
     ['identity', '/v3/roles', 'roles'],
+    ['volume', `/v3/${ids.scope}/types?is_public=None`, 'volume_types'],
   ] as const;
   for (const [service, path, kind] of lists) {
     for (const { id, name } of (await lab.cloud.expect(service, 'GET', path))[kind]) {
-      if (kept.has(id) || ['admin', 'member', 'reader', 'tiny', 'three-disks'].includes(name)) continue;
+      if (kept.has(id) || ['admin', 'member', 'reader', 'tiny', 'three-disks', '__DEFAULT__'].includes(name)) continue;
       if (kind === 'servers') await lab.settled(id);
       const one = `${path.split('?')[0]}/${encodeURIComponent(id)}`;
       if (kind === 'images') {

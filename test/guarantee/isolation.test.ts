@@ -3,6 +3,8 @@ import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import type { ProjectId } from '#core/ids.ts';
+import { insertMessage, listMessages } from '#db/messages.ts';
 import { type RawAnswer, sendRaw } from '#test/support/raw-http.ts';
 import { allRoutes, type Route } from '#test/support/routes.ts';
 import { pathOf, type SampleIds, sampleRequests } from '#test/support/sample-requests.ts';
@@ -24,6 +26,8 @@ let owner: string;
 let outsiders: Readonly<Record<string, string>>;
 let invalid: Readonly<Record<string, string>>;
 let reader: string;
+/** The project of each token. */
+const scopes = new Map<string, string>();
 let untouched: string;
 
 before(async () => {
@@ -68,13 +72,15 @@ async function logIn(userId: string, projectId: string | null): Promise<string> 
   const body = JSON.stringify({ auth: { identity: { methods: ['password'], password }, scope } });
   const answer = await send('POST', '/identity/v3/auth/tokens', null, body);
   assert.equal(answer.status, 201, answer.text);
-  return String(answer.headers['x-subject-token']);
+  const token = String(answer.headers['x-subject-token']);
+  if (projectId !== null) scopes.set(token, projectId);
+  return token;
 }
 
 function send(method: string, path: string, token: string | null, body?: string, type = 'application/json') {
   const headers = {
     accept: 'application/json',
-    'openstack-api-version': 'compute 2.90',
+    'openstack-api-version': 'compute 2.90, volume 3.70',
     ...(token === null ? {} : { 'x-auth-token': token }),
     ...(body === undefined ? {} : { 'content-type': type, 'content-length': `${Buffer.byteLength(body)}` }),
   };
@@ -110,8 +116,28 @@ async function belongings(projectId: string, userId: string): Promise<SampleIds>
   const { roles } = await lab.cloud.expect('identity', 'GET', '/v3/roles?name=member');
   return {
     ...{ servers: created.json.server.id, flavors: id, images: made.id },
-    ...{ users: userId, projects: projectId, roles: roles[0].id },
+    ...{ users: userId, projects: projectId, roles: roles[0].id, scope: projectId },
+    ...(await blockStorageBelongings(projectId)),
   };
+}
+
+/** A private volume type that project one was given, and a message to it. */
+async function blockStorageBelongings(projectId: string): Promise<Pick<SampleIds, 'types' | 'messages'>> {
+  const volume_type = {
+    ...{ name: WORD, description: WORD, extra_specs: { multiattach: WORD } },
+    'os-volume-type-access:is_public': false,
+  };
+  const path = `/v3/${projectId}/types`;
+  const { id } = (await lab.cloud.expect('volume', 'POST', path, { body: { volume_type } })).volume_type;
+  const body = { addProjectAccess: { project: projectId } };
+  await lab.cloud.expect('volume', 'POST', `${path}/${id}/action`, { body });
+  await insertMessage(lab.db, {
+    ...{ project_id: projectId as ProjectId, request_id: 'req-x', resource_type: 'VOLUME', resource_uuid: id },
+    ...{ event: '001_003', text: WORD },
+  });
+  const [message] = await listMessages(lab.db, projectId as ProjectId);
+  assert.ok(message);
+  return { types: id, messages: message.id };
 }
 
 /** Tokens that were good for project one, and why they are not any more. */
@@ -164,6 +190,10 @@ async function everythingOfOne(): Promise<string> {
       .execute(),
     await lab.db.selectFrom('flavors').selectAll().where('id', '=', ids.flavors).execute(),
     await lab.db.selectFrom('flavor_access').selectAll().execute(),
+    await lab.db.selectFrom('volume_types').selectAll().orderBy('id').execute(),
+    await lab.db.selectFrom('volume_type_access').selectAll().execute(),
+    await lab.db.selectFrom('volume_quotas').selectAll().execute(),
+    await lab.db.selectFrom('messages').selectAll().execute(),
     await lab.db.selectFrom('projects').selectAll().orderBy('id').execute(),
     await lab.db.selectFrom('users').selectAll().orderBy('id').execute(),
     await lab.db.selectFrom('roles').selectAll().orderBy('id').execute(),
@@ -176,7 +206,8 @@ async function everythingOfOne(): Promise<string> {
 }
 
 /** A request to the route that would do its work for who may. */
-function ask(route: Route, token: string | null, about: SampleIds): Promise<RawAnswer> {
+function ask(route: Route, token: string | null, thing: SampleIds): Promise<RawAnswer> {
+  const about = { ...thing, scope: scopes.get(token ?? '') ?? thing.projects };
   const name = `${route.method} ${route.path}`;
   const action = { 'POST /compute/v2.1/servers/:id/action': { 'os-stop': null } }[name];
   const sample = action ?? sampleRequests(about)[name];
@@ -193,7 +224,9 @@ const nameOf = ({ method, path }: Route) => `${method} ${path}`;
 const isSameForAll = ({ path }: Route) => path === '/compute/v2.1/os-quota-sets/:project/defaults';
 const guarded = routes.filter(({ isPublic }) => !isPublic);
 /** Routes about one thing, which here is always something of project one. */
-const aboutOne = guarded.filter(({ path }) => /\/(servers|flavors|images|users|projects|os-quota-sets)\/:/.test(path));
+const aboutOne = guarded.filter(({ path }) =>
+  /\/(servers|flavors|images|users|projects|os-quota-sets|types|messages)\/:/.test(path),
+);
 
 describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
   it('while it sees its own: the word is where the others are asked for it', async () => {
@@ -230,7 +263,7 @@ describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
         assert.ok(!answer.text.includes(WORD), told);
         assert.ok(!JSON.stringify(answer.headers).includes(WORD), told);
         if (answer.status >= 400 || isSameForAll(route)) continue;
-        for (const id of [ids.servers, ids.images, ids.flavors, ids.projects, ids.users]) {
+        for (const id of [ids.servers, ids.images, ids.flavors, ids.projects, ids.users, ids.types]) {
           assert.ok(!answer.text.includes(id), told);
         }
       }
@@ -242,7 +275,8 @@ describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
     const nothing: SampleIds = {
       ...{ servers: '99999999-9999-4999-8999-999999999999', images: '99999999-9999-4999-8999-999999999998' },
       ...{ flavors: '99999999-9999-4999-8999-999999999997', users: '9'.repeat(32), projects: '8'.repeat(32) },
-      roles: ids.roles,
+      ...{ types: '99999999-9999-4999-8999-999999999996', messages: '99999999-9999-4999-8999-999999999995' },
+      ...{ roles: ids.roles, scope: ids.scope },
     };
     const anonymous = (answer: RawAnswer, about: SampleIds) => {
       let text = answer.text.replaceAll(/req-[0-9a-f-]+/g, 'req');

@@ -1,4 +1,4 @@
-import type { ProjectId } from '#core/ids.ts';
+import type { BackendName, HostName, ProjectId } from '#core/ids.ts';
 import { newId, type UserId, type VolumeId, type VolumeTypeId } from '#core/ids.ts';
 import type { VolumeStatus } from '#core/volume.ts';
 import type { Database } from '#db/database.ts';
@@ -24,6 +24,8 @@ export type VolumeFacts = {
   readonly typeId?: VolumeTypeId;
   readonly sizeGib?: number;
   readonly status?: VolumeStatus;
+  readonly host?: HostName;
+  readonly backend?: BackendName;
 };
 
 export async function openBlockStorageLab(): Promise<BlockStorageLab> {
@@ -67,8 +69,8 @@ async function addVolume(db: Database, projectId: ProjectId, facts: VolumeFacts 
     availability_zone: 'nova',
     metadata: '{}',
     source: JSON.stringify({ kind: 'blank' }),
-    host: null,
-    backend: null,
+    host: facts.host ?? null,
+    backend: facts.backend ?? null,
     migration_status: null,
     operation: null,
     updated_at: new Date(),

@@ -6,6 +6,10 @@ export type SampleIds = {
   readonly users: string;
   readonly projects: string;
   readonly roles: string;
+  readonly types: string;
+  readonly messages: string;
+  /** The project that the address of a block storage request begins with: that of who asks. */
+  readonly scope: string;
 };
 
 /**
@@ -90,7 +94,32 @@ export function sampleRequests(ids: SampleIds): Readonly<Record<string, unknown>
     'PUT /compute/v2.1/servers/:id/metadata': { metadata: { a: 'b' } },
     'PUT /compute/v2.1/servers/:id/metadata/:key': { meta: { something: 'b' } },
     'PUT /compute/v2.1/servers/:id/tags': { tags: ['a', 'b'] },
+    ...blockStorageSamples(ids),
   };
+}
+
+function blockStorageSamples(ids: SampleIds): Readonly<Record<string, unknown>> {
+  const encryption = { provider: 'luks', control_location: 'front-end', cipher: 'aes-xts-plain64', key_size: 256 };
+  const limits = { volumes: 5, gigabytes: 100, snapshots: '7', per_volume_gigabytes: -1 };
+  const samples = {
+    'POST /types': {
+      volume_type: {
+        ...{ name: 'new', description: 'x', extra_specs: { a: 'b' } },
+        'os-volume-type-access:is_public': false,
+      },
+    },
+    'PUT /types/:id': { volume_type: { name: 'x', description: 'x', is_public: true } },
+    'POST /types/:id/action': { addProjectAccess: { project: ids.projects } },
+    'POST /types/:id/extra_specs': { extra_specs: { a: 'b' } },
+    'PUT /types/:id/extra_specs/:key': { something: 'x' },
+    'POST /types/:id/encryption': { encryption },
+    'PUT /types/:id/encryption/:key': { encryption },
+    'PUT /os-quota-sets/:id': { quota_set: limits },
+    'PUT /os-quota-class-sets/:id': { quota_class_set: limits },
+  };
+  return Object.fromEntries(
+    Object.entries(samples).map(([route, body]) => [route.replace(' ', ' /volume/v3/:project_id'), body]),
+  );
 }
 
 /** The path of a route with real ids in it; `change` may put something else in for a parameter. */
@@ -102,7 +131,7 @@ export function pathOf(
   let collection = '';
   const segments = route.path.split('/').map((segment) => {
     const isParameter = segment.startsWith(':');
-    const kind = isParameter ? (byName[segment] ?? collection) : segment;
+    const kind = isParameter ? (byName[segment] ?? byCollection[collection] ?? collection) : segment;
     collection = segment;
     if (!isParameter) return segment;
     return change(Object.hasOwn(ids, kind) ? ids[kind as keyof SampleIds] : 'something');
@@ -111,7 +140,9 @@ export function pathOf(
 }
 
 const byName: Readonly<Record<string, keyof SampleIds>> = {
+  ':project_id': 'scope',
   ':project': 'projects',
   ':user': 'users',
   ':role': 'roles',
 };
+const byCollection: Readonly<Record<string, keyof SampleIds>> = { 'os-quota-sets': 'projects' };

@@ -1,11 +1,14 @@
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { contextOf, requireToken } from '#api/auth.ts';
+import { addBackendRoutes } from '#api/block-storage/backend-routes.ts';
+import { addExtensionRoutes } from '#api/block-storage/extension-routes.ts';
 import { presentFailure } from '#api/block-storage/failure.ts';
 import { addLimitRoutes } from '#api/block-storage/limit-routes.ts';
 import { addMessageRoutes } from '#api/block-storage/message-routes.ts';
 import { MIN_MICROVERSION, servedMicroversions } from '#api/block-storage/microversions.ts';
 import { addQuotaRoutes } from '#api/block-storage/quota-routes.ts';
+import { addServiceRoutes } from '#api/block-storage/service-routes.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
 import { addTypeAccessRoutes } from '#api/block-storage/type-access-routes.ts';
 import { addTypeEncryptionRoutes } from '#api/block-storage/type-encryption-routes.ts';
@@ -48,6 +51,9 @@ function v3(services: BlockStorageServices) {
     addQuotaRoutes(app, services);
     addLimitRoutes(app, services);
     addMessageRoutes(app, services);
+    addBackendRoutes(app, services);
+    addServiceRoutes(app, services);
+    addExtensionRoutes(app);
   };
 }
 

@@ -8,7 +8,7 @@ export type Answer = { readonly status: number; readonly headers: Headers; reado
 // biome-ignore lint/suspicious/noExplicitAny: bodies of other people's APIs are read field by field
 export type JsonObject = Record<string, any>;
 
-export type ServiceName = 'identity' | 'image' | 'compute';
+export type ServiceName = 'identity' | 'image' | 'compute' | 'volume';
 type RequestOptions = {
   readonly body?: unknown;
   readonly headers?: Record<string, string>;

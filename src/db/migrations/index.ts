@@ -9,12 +9,9 @@ import * as hostBoot from './0007-host-boot.ts';
 import * as remoteHosts from './0008-remote-hosts.ts';
 import * as diskOwners from './0009-disk-owners.ts';
 
-
 import * as volumeBackends from './0010-volume-backends.ts';
 
-
 import * as volumeTypes from './0011-volume-types.ts';
-
 
 import * as volumes from './0012-volumes.ts';
 

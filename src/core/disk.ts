@@ -32,9 +32,10 @@ export function serverOfDisk({ role, ownerId }: Pick<DiskSpec, 'role' | 'ownerId
 
 /**
  * How far a disk has come, durable. `absent`: nothing stored. `key-stored`: its secret is durable and the medium may be
- * formatted, the only state in which it may. `formatted`: in use. `destroyed`: header overwritten, medium gone.
+ * formatted, the only state in which it may. `formatted`: in use. `rekeying`: its secret or the next one opens it, both are
+ * stored. `destroyed`: header overwritten, medium gone.
  */
-export const diskStates = ['absent', 'key-stored', 'formatted', 'destroyed'] as const;
+export const diskStates = ['absent', 'key-stored', 'formatted', 'rekeying', 'destroyed'] as const;
 export type DiskState = (typeof diskStates)[number];
 
 /**
@@ -109,5 +110,7 @@ export type Disk = DiskSpec & {
   readonly state: DiskState;
   readonly standing: DiskStanding;
   readonly secretId: SecretId | null;
+  /** While it is `rekeying`: the secret that is to open it. After that: the one that did, until it is destroyed. */
+  readonly otherSecretId: SecretId | null;
   readonly imageId: ImageId | null;
 };

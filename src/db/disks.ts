@@ -1,6 +1,15 @@
-import type { Insertable, Selectable, Updateable } from 'kysely';
-import { type Disk, type DiskRole, diskRoles } from '#core/disk.ts';
-import { type DiskId, type HostName, type ImageId, newId, type SecretId, type ServerId } from '#core/ids.ts';
+import { type Insertable, type Selectable, sql, type Updateable } from 'kysely';
+import { type Disk, type DiskOwnerId, type DiskRole, diskRoles } from '#core/disk.ts';
+import {
+  type BackendName,
+  type DiskId,
+  type HostName,
+  type ImageId,
+  newId,
+  type SecretId,
+  type ServerId,
+} from '#core/ids.ts';
+import { GIB } from '#core/sizes.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
 
@@ -19,12 +28,12 @@ export async function findDisk(db: Queryable, id: DiskId): Promise<DiskRow | nul
   return (await db.selectFrom('disks').selectAll().where('id', '=', id).executeTakeFirst()) ?? null;
 }
 
-/** A server's disks that are not destroyed, in the order the guest sees them. */
-export async function disksOf(db: Queryable, serverId: ServerId): Promise<DiskRow[]> {
+/** The disks of a server, a volume or a snapshot that are not destroyed, in the order a guest sees them. */
+export async function disksOf(db: Queryable, owner: DiskOwnerId): Promise<DiskRow[]> {
   const rows = await db
     .selectFrom('disks')
     .selectAll()
-    .where('owner_id', '=', serverId)
+    .where('owner_id', '=', owner)
     .where('state', '<>', 'destroyed')
     .execute();
   const place = ({ role }: DiskRow) => diskRoles.indexOf(role);
@@ -167,6 +176,7 @@ export function asDisk(row: DiskRow): Disk {
     state: row.state,
     standing: row.standing,
     secretId: row.secret_id,
+    otherSecretId: row.other_secret_id,
     imageId: row.image_id,
   };
 }
@@ -184,12 +194,24 @@ export async function imagesToKeep(db: Queryable, host: HostName): Promise<Set<I
   return new Set(rows.map(({ id }) => id));
 }
 
-/** Ends the rows of a server's disks that never got a place: there is no medium and no key. *Repeat*: fine. */
-export async function endUnplacedDisks(db: Queryable, serverId: ServerId): Promise<void> {
+/** GiB that the disks in a volume backend have together. */
+export async function backendUse(db: Queryable, host: HostName, backend: BackendName): Promise<number> {
+  const { gib } = await db
+    .selectFrom('disks')
+    .where('host', '=', host)
+    .where('backend', '=', backend)
+    .where('state', '<>', 'destroyed')
+    .select(sql<number>`ceil(coalesce(sum(size_bytes), 0) / ${sql.lit(GIB)})::bigint`.as('gib'))
+    .executeTakeFirstOrThrow();
+  return gib;
+}
+
+/** Ends the rows of an owner's disks that never got a place: there is no medium and no key. *Repeat*: fine. */
+export async function endUnplacedDisks(db: Queryable, owner: DiskOwnerId): Promise<void> {
   await db
     .updateTable('disks')
     .set({ state: 'destroyed' })
-    .where('owner_id', '=', serverId)
+    .where('owner_id', '=', owner)
     .where('storage', 'is', null)
     .execute();
 }

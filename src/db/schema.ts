@@ -263,8 +263,8 @@ type DisksTable = {
   host: HostName | null;
   state: DiskState;
   secret_id: SecretId | null;
-  /** While it is rekeyed: the secret that is to open it too, and then alone. */
-  next_secret_id: SecretId | null;
+  /** While it is `rekeying`: the secret that is to open it. After that: the one that did, until it is destroyed. */
+  other_secret_id: SecretId | null;
   created_at: CreatedAt;
 };
 

@@ -20,6 +20,13 @@ export async function findServer(db: Queryable, id: ServerId): Promise<Server | 
   return (await db.selectFrom('servers').selectAll().where('id', '=', id).executeTakeFirst()) ?? null;
 }
 
+/** The server, which nobody else changes until the transaction ends. @throws not-found when there is none. */
+export async function lockServer(tx: Queryable, id: ServerId): Promise<Server> {
+  const server = await tx.selectFrom('servers').selectAll().where('id', '=', id).forUpdate().executeTakeFirst();
+  if (!server || server.vm_state === 'deleted') throw notFound('Instance', id);
+  return server;
+}
+
 /** Servers that are not deleted, newest first; of one project, or of all. */
 export async function listServers(db: Queryable, projectId: ProjectId | null): Promise<Server[]> {
   let query = db.selectFrom('servers').selectAll().where('vm_state', '<>', 'deleted');
@@ -53,8 +60,7 @@ export async function claimServer(
   plan: (tx: Queryable, server: Server) => Promise<void> = async () => {},
 ): Promise<PendingOperation> {
   return await db.transaction().execute(async (tx) => {
-    const server = await tx.selectFrom('servers').selectAll().where('id', '=', id).forUpdate().executeTakeFirst();
-    if (!server || server.vm_state === 'deleted') throw notFound('Instance', id);
+    const server = await lockServer(tx, id);
     checkServerAction(action, { id, vmState: server.vm_state, taskState: server.task_state });
     const claim = operation(server.operation, server);
     await plan(tx, server);

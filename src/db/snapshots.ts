@@ -1,7 +1,7 @@
 import type { Insertable, Selectable, Updateable } from 'kysely';
 import { sql } from 'kysely';
 import { NightlatchError, notFound } from '#core/errors.ts';
-import type { SnapshotId, VolumeId } from '#core/ids.ts';
+import type { ProjectId, SnapshotId, VolumeId } from '#core/ids.ts';
 import type { SnapshotStatus } from '#core/volume.ts';
 import type { Database, Queryable } from '#db/database.ts';
 import type { PendingOperation, Schema } from '#db/schema.ts';
@@ -17,6 +17,13 @@ export async function insertSnapshot(db: Queryable, snapshot: NewSnapshot): Prom
 /** The snapshot, or null when there is none; a deleted one is still found. */
 export async function findSnapshot(db: Queryable, id: SnapshotId): Promise<Snapshot | null> {
   return (await db.selectFrom('snapshots').selectAll().where('id', '=', id).executeTakeFirst()) ?? null;
+}
+
+/** Snapshots that are not deleted, newest first; of one project, or of all. */
+export async function listSnapshots(db: Queryable, projectId: ProjectId | null): Promise<Snapshot[]> {
+  let query = db.selectFrom('snapshots').selectAll().where('deleted_at', 'is', null);
+  if (projectId !== null) query = query.where('project_id', '=', projectId);
+  return await query.orderBy('created_at', 'desc').orderBy('id', 'desc').execute();
 }
 
 /** A volume's snapshots that are not deleted, oldest first. */
@@ -87,7 +94,7 @@ export async function snapshotsInOperation(db: Queryable): Promise<Snapshot[]> {
   return await db.selectFrom('snapshots').selectAll().where('operation', 'is not', null).execute();
 }
 
-/** Operations under way that read this snapshot: volumes being made from it. */
+/** Operations under way that read this snapshot, oldest first: volumes being made from it. */
 export async function snapshotReaders(db: Queryable, id: SnapshotId): Promise<PendingOperation[]> {
   const rows = await db
     .selectFrom('volumes')
@@ -96,6 +103,8 @@ export async function snapshotReaders(db: Queryable, id: SnapshotId): Promise<Pe
     .where(sql<string>`source ->> 'id'`, '=', id)
     .where('operation', 'is not', null)
     .where('status', '=', 'creating')
+    .orderBy('created_at')
+    .orderBy('id')
     .execute();
   return rows.flatMap(({ operation }) => (operation === null ? [] : [operation]));
 }

@@ -39,6 +39,22 @@ export async function attachmentsToServer(db: Queryable, serverId: ServerId): Pr
   return await live.where('server_id', '=', serverId).orderBy('device').execute();
 }
 
+/** As `attachmentsToServer`, of several servers at once. */
+export async function attachmentsToServers(
+  db: Queryable,
+  servers: readonly ServerId[],
+): Promise<ReadonlyMap<ServerId, Attachment[]>> {
+  const all = new Map<ServerId, Attachment[]>(servers.map((id) => [id, []]));
+  if (servers.length === 0) return all;
+  const live = db.selectFrom('volume_attachments').selectAll().where('detached_at', 'is', null);
+  const rows = await live
+    .where('server_id', 'in', [...servers])
+    .orderBy('device')
+    .execute();
+  for (const row of rows) if (row.server_id !== null) all.get(row.server_id)?.push(row);
+  return all;
+}
+
 export async function updateAttachment(
   db: Queryable,
   id: AttachmentId,

@@ -121,6 +121,12 @@ export async function changeUnusedType(
   });
 }
 
+/** The name of every volume type, by its id. */
+export async function typeNames(db: Queryable): Promise<ReadonlyMap<VolumeTypeId, string>> {
+  const rows = await db.selectFrom('volume_types').select(['id', 'name']).execute();
+  return new Map(rows.map(({ id, name }) => [id, name]));
+}
+
 /** Whether a volume that is not deleted is of this type, in whichever project. */
 export async function isTypeInUse(db: Queryable, id: VolumeTypeId): Promise<boolean> {
   const volume = db.selectFrom('volumes').select('id').where('volume_type_id', '=', id).where('deleted_at', 'is', null);

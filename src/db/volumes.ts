@@ -1,7 +1,7 @@
 import type { Insertable, Selectable, Updateable } from 'kysely';
 import { sql } from 'kysely';
 import { notFound } from '#core/errors.ts';
-import type { ProjectId, VolumeId } from '#core/ids.ts';
+import type { ProjectId, SecretId, VolumeId } from '#core/ids.ts';
 import { checkVolumeAction, type VolumeAction, volumeActions } from '#core/volume.ts';
 import type { Database, Queryable } from '#db/database.ts';
 import type { PendingOperation, Schema } from '#db/schema.ts';
@@ -24,6 +24,23 @@ export async function listVolumes(db: Queryable, projectId: ProjectId | null): P
   let query = db.selectFrom('volumes').selectAll().where('deleted_at', 'is', null);
   if (projectId !== null) query = query.where('project_id', '=', projectId);
   return await query.orderBy('created_at', 'desc').orderBy('id', 'desc').execute();
+}
+
+/** The secrets of those volumes that have one. */
+export async function volumeSecrets(
+  db: Queryable,
+  volumes: readonly VolumeId[],
+): Promise<ReadonlyMap<VolumeId, SecretId>> {
+  if (volumes.length === 0) return new Map();
+  const rows = await db
+    .selectFrom('disks')
+    .select(['owner_id', 'secret_id'])
+    .where('owner_id', 'in', [...volumes])
+    .where('state', '<>', 'destroyed')
+    .execute();
+  return new Map(
+    rows.flatMap(({ owner_id, secret_id }) => (secret_id === null ? [] : [[owner_id as VolumeId, secret_id]])),
+  );
 }
 
 export async function updateVolume(db: Queryable, id: VolumeId, change: VolumeChange): Promise<void> {
@@ -89,11 +106,11 @@ export async function volumesInOperation(db: Queryable): Promise<Volume[]> {
   return await db.selectFrom('volumes').selectAll().where('operation', 'is not', null).execute();
 }
 
-/** Operations under way that read this volume: what is being made from it. */
+/** Operations under way that read this volume, oldest first: what is being made from it. */
 export async function readersOf(db: Queryable, id: VolumeId): Promise<PendingOperation[]> {
   const volumes = await db
     .selectFrom('volumes')
-    .select('operation')
+    .select(['operation', 'created_at', 'id'])
     .where(sql<string>`source ->> 'kind'`, '=', 'volume')
     .where(sql<string>`source ->> 'id'`, '=', id)
     .where('operation', 'is not', null)
@@ -101,10 +118,13 @@ export async function readersOf(db: Queryable, id: VolumeId): Promise<PendingOpe
     .execute();
   const snapshots = await db
     .selectFrom('snapshots')
-    .select('operation')
+    .select(['operation', 'created_at', 'id'])
     .where('volume_id', '=', id)
     .where('operation', 'is not', null)
     .where('status', '=', 'creating')
     .execute();
-  return [...volumes, ...snapshots].flatMap(({ operation }) => (operation === null ? [] : [operation]));
+  const readers = [...volumes, ...snapshots].sort(
+    (a, b) => a.created_at.getTime() - b.created_at.getTime() || (a.id < b.id ? -1 : 1),
+  );
+  return readers.flatMap(({ operation }) => (operation === null ? [] : [operation]));
 }

@@ -1,7 +1,7 @@
 import { crashPoint } from '#core/crash-point.ts';
 import type { Disk } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
-import type { DiskId, ImageId } from '#core/ids.ts';
+import type { DiskId, ImageId, ProjectId, SecretId } from '#core/ids.ts';
 import type { Image } from '#core/image.ts';
 import { imageEncryption } from '#core/image-encryption.ts';
 import { Secret } from '#core/secret.ts';
@@ -47,6 +47,52 @@ export class KeyService {
   }
 
   /**
+   * Makes and stores the secret that is to open a formatted disk next, in this project. On return the disk is `rekeying`, and
+   * its row names both. *Repeat*: keeps the one that is stored. *Crash*: leaves one under the disk's label, which a repeat
+   * finds.
+   */
+  async createNextKey(disk: Disk, projectId: ProjectId, requestId: string): Promise<void> {
+    if (disk.encryption === null || disk.state !== 'formatted') return;
+    using key = Secret.generate();
+    const label = { projectId, label: nextLabel(disk), name: secretName(disk) };
+    const secretId = await this.#store.store(label, key);
+    crashPoint('keys.create-next-key.stored');
+    await this.#db.transaction().execute(async (tx) => {
+      await appendAudit(tx, 'key-stored', { ...this.#facts(disk, secretId, requestId), project: projectId });
+      await updateDisk(tx, disk.id, { state: 'rekeying', other_secret_id: secretId });
+    });
+  }
+
+  /** Lends both keys of a disk that is `rekeying`, as `lend` does; `projectId`: whose the next one is. */
+  async lendBoth(
+    disk: Disk,
+    projectId: ProjectId,
+    requestId: string,
+    use: (keys: { readonly old: Secret; readonly next: Secret }) => Promise<void>,
+  ): Promise<void> {
+    const old = leasable(disk);
+    if (old === null || disk.otherSecretId === null) throw new Error(`disk ${disk.id} is not being rekeyed`);
+    const next = { ...old, projectId, secretId: disk.otherSecretId };
+    await this.#db.transaction().execute((tx) => openLeases(tx, [old, next], 'rekey', requestId));
+    using oldKey = await this.#read(old);
+    using nextKey = await this.#read(next);
+    await use({ old: oldKey, next: nextKey });
+  }
+
+  /** Closes the leases of a disk for those of its secrets that it does not name as its own. *Repeat*: fine. */
+  async closeOthers(disk: Pick<Disk, 'id' | 'secretId'>, requestId: string): Promise<void> {
+    await this.#db.transaction().execute((tx) => closeLeases(tx, [disk.id], requestId, disk.secretId));
+  }
+
+  /** Destroys a secret that opens this disk no more, or never did. *Repeat*: fine. */
+  async destroyFormerKey(disk: Disk, secretId: SecretId, requestId: string): Promise<void> {
+    await this.#store.delete(secretId);
+    crashPoint('keys.destroy-key.destroyed');
+    const facts = this.#facts(disk, secretId, requestId);
+    await this.#db.transaction().execute((tx) => appendAudit(tx, 'key-destroyed', facts));
+  }
+
+  /**
    * Lends the keys of those disks that are encrypted to `use`, for as long as its promise runs. The leases and the
    * audit records are durable before the first key is read. The leases stay open: `close` ends them once the disks are locked.
    * `image`: an encrypted image that one of the disks is made from; its key is lent under that disk's name.
@@ -86,6 +132,8 @@ export class KeyService {
    * image has taken it over. *Repeat*: fine.
    */
   async destroyKey(disk: Disk, requestId: string): Promise<void> {
+    const next = disk.otherSecretId ?? (await this.#store.find(nextLabel(disk)));
+    if (next !== null) await this.destroyFormerKey(disk, next, requestId);
     const secretId = disk.secretId ?? (await this.#store.find(disk.id));
     if (secretId === null) return;
     if (disk.role === 'snapshot' && (await isImageKey(this.#db, disk.projectId, secretId))) return;
@@ -125,6 +173,11 @@ export class KeyService {
   #facts(disk: Disk, secretId: string, requestId: string): Record<string, string | null> {
     return { disk: disk.id, project: disk.projectId, secret: secretId, host: disk.host, request: requestId };
   }
+}
+
+/** Differs from rekey to rekey, and stays the same while one is repeated. */
+function nextLabel({ id, secretId }: Disk): string {
+  return `${id} after ${secretId}`;
 }
 
 /** What an operator reads to know what a secret is for. */

@@ -7,7 +7,7 @@ import type { Schema } from '#db/schema.ts';
 import { type AuditEntry, appendAuditEntries } from '#keys/audit.ts';
 
 /** Why a key is on a host. */
-export const leaseReasons = ['create', 'copy', 'run', 'suspend', 'snapshot'] as const;
+export const leaseReasons = ['create', 'copy', 'run', 'suspend', 'snapshot', 'rekey'] as const;
 export type LeaseReason = (typeof leaseReasons)[number];
 export type Lease = Selectable<Schema['leases']>;
 
@@ -65,14 +65,23 @@ export async function openLeases(
   await appendAuditEntries(db, records);
 }
 
-/** Closes the live leases of disks that are locked. *Repeat*: a disk without a live lease is fine. */
-export async function closeLeases(db: Queryable, disks: readonly DiskId[], requestId: string): Promise<void> {
+/**
+ * Closes the live leases of disks that are locked. `except`: those of this secret stay. *Repeat*: a disk without a live
+ * lease is fine.
+ */
+export async function closeLeases(
+  db: Queryable,
+  disks: readonly DiskId[],
+  requestId: string,
+  except: SecretId | null = null,
+): Promise<void> {
   if (disks.length === 0) return;
   const closed = await db
     .updateTable('leases')
     .set({ closed_at: new Date() })
     .where('disk_id', 'in', [...disks])
     .where('closed_at', 'is', null)
+    .$if(except !== null, (query) => query.where('secret_id', '<>', except as SecretId))
     .returningAll()
     .execute();
   const records = closed.map((lease): AuditEntry => {

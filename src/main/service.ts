@@ -27,6 +27,11 @@ import { noteServiceProcess } from '#main/service-process.ts';
 import { openState, type State } from '#main/state.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { DurableServerOperations, serverOperations } from '#operations/durable-server-operations.ts';
+import {
+  DurableVolumeOperations,
+  snapshotOperations,
+  volumeOperations,
+} from '#operations/durable-volume-operations.ts';
 import { Engine } from '#operations/engine.ts';
 import { HostFollower } from '#operations/follow-host.ts';
 import { activeBeforeBoot } from '#operations/host-boot.ts';
@@ -67,7 +72,10 @@ export async function startService(config: Config, log: Logger): Promise<Service
     agent: (host) => hosts.agent(host),
   };
   for (const operation of serverOperations(context)) engine.register(operation);
+  for (const operation of volumeOperations(context)) engine.register(operation);
+  for (const operation of snapshotOperations(context)) engine.register(operation);
   const operations = new DurableServerOperations(context, engine);
+  const volumes = new DurableVolumeOperations(context, engine);
   const follower = new HostFollower({ context, engine, operations, log });
   const locker = new HostLocker({ context, operations, follower });
 
@@ -80,7 +88,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
   await settleLocal();
   await takeUpEnrolled(seenTo);
 
-  const api = undo.adopt(buildServices(config, state, images, { operations, hosts: locker }, log), (app) =>
+  const api = undo.adopt(buildServices(config, state, images, { operations, volumes, hosts: locker }, log), (app) =>
     app.close(),
   );
   const url = await listen(api, config);
@@ -150,11 +158,17 @@ async function finishLocking(locker: HostLocker, host: HostName, log: Logger): P
   });
 }
 
+type Operations = {
+  readonly operations: DurableServerOperations;
+  readonly volumes: DurableVolumeOperations;
+  readonly hosts: HostLocker;
+};
+
 function buildServices(
   config: Config,
   { db }: State,
   images: FileImageStore,
-  { operations, hosts }: { readonly operations: DurableServerOperations; readonly hosts: HostLocker },
+  { operations, volumes, hosts }: Operations,
   log: Logger,
 ): FastifyInstance {
   const identity = new BuiltinIdentity(db, { tokenLifetimeSeconds: config.token.expiration });
@@ -164,8 +178,11 @@ function buildServices(
     services: [
       identityService({ db, identity, services, region: REGION, publicUrl }),
       imageService({ db, identity, images, publicUrl }),
-      computeService({ db, identity, images, operations, publicUrl }),
-      blockStorageService({ db, identity, publicUrl, defaultVolumeType: config.DEFAULT.default_volume_type }),
+      computeService({ db, identity, images, operations, volumes, publicUrl }),
+      blockStorageService({
+        ...{ db, identity, images, volumes, publicUrl },
+        defaultVolumeType: config.DEFAULT.default_volume_type,
+      }),
       operatorService({ db, identity, hosts }),
     ],
     publicUrl,

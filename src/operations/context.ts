@@ -9,6 +9,7 @@ import type { TaskState } from '#core/server.ts';
 import type { Database } from '#db/database.ts';
 import { asDisk, disksOf } from '#db/disks.ts';
 import { findServer, instanceName, releaseServer, type Server, type ServerChange, showProgress } from '#db/servers.ts';
+import { attachmentsToServer } from '#db/volume-attachments.ts';
 import type { HostAgent, ImageBytes, ServerSpec } from '#host/host-agent.ts';
 import type { KeyService } from '#keys/key-service.ts';
 import type { ImageKey } from '#keys/leases.ts';
@@ -31,7 +32,7 @@ export type OperationContext = {
   readonly db: Database;
   readonly keys: KeyService;
   readonly images: ImageSource;
-  readonly engine: Pick<Engine, 'settled'>;
+  readonly engine: Pick<Engine, 'settled' | 'start'>;
   /** How long a guest may take over its own shutdown before it is ended, milliseconds. */
   readonly shutdownTimeoutMs: number;
   /** After this time a shelved server leaves its host, seconds; negative: never. */
@@ -55,8 +56,16 @@ export type ServerInput = Particulars & {
   readonly after: string | null;
 };
 
-/** A server with its disks and the agent of its host, as they are now. */
-export type PlacedServer = { readonly server: Server; readonly disks: readonly Disk[]; readonly agent: HostAgent };
+/** A volume's disk, and the name its guest has it under, such as vdb. */
+export type AttachedDisk = { readonly disk: Disk; readonly target: string };
+
+/** A server with its disks, the volumes attached to it and the agent of its host, as they are now. */
+export type PlacedServer = {
+  readonly server: Server;
+  readonly disks: readonly Disk[];
+  readonly volumes: readonly AttachedDisk[];
+  readonly agent: HostAgent;
+};
 
 /** @throws server-unplaced, as when an admin calls a failed server active. */
 export async function loadPlaced(context: OperationContext, serverId: ServerId): Promise<PlacedServer> {
@@ -70,7 +79,33 @@ export async function loadIfPlaced(context: OperationContext, serverId: ServerId
   const server = await findServer(context.db, serverId);
   if (!server?.host) return null;
   const disks = (await disksOf(context.db, serverId)).filter((row) => row.storage !== null).map(asDisk);
-  return { server, disks, agent: context.agent(server.host) };
+  return { server, disks, volumes: await attachedDisks(context, serverId), agent: context.agent(server.host) };
+}
+
+/** The volumes a guest has when it runs. Those that are being attached or detached count: what ends a guest locks them. */
+async function attachedDisks({ db }: OperationContext, serverId: ServerId): Promise<AttachedDisk[]> {
+  const attached: AttachedDisk[] = [];
+  for (const { volume_id, status, device } of await attachmentsToServer(db, serverId)) {
+    if (status === 'reserved' || device === null) continue;
+    const disk = (await disksOf(db, volume_id)).find(({ standing }) => standing === 'live');
+    if (disk && disk.storage !== null) attached.push({ disk: asDisk(disk), target: targetOf(device) });
+  }
+  return attached;
+}
+
+/** `vdb` of `/dev/vdb`. */
+export function targetOf(device: string): string {
+  return device.replace(/^\/dev\//, '');
+}
+
+/** All that the guest of a server has open while it runs. */
+export function openDisks(placed: Pick<PlacedServer, 'disks' | 'volumes'>): Disk[] {
+  return [...guestDisks(placed.disks), ...guestVolumes(placed).map(({ disk }) => disk)];
+}
+
+/** A rescued server has none of its volumes, as in Nova. */
+function guestVolumes({ disks, volumes }: Pick<PlacedServer, 'disks' | 'volumes'>): readonly AttachedDisk[] {
+  return rescueDisk(disks) ? [] : volumes;
 }
 
 /**
@@ -92,7 +127,8 @@ export function savedMemory(disks: readonly Disk[]): Disk | null {
   return disks.find((disk) => disk.role === 'memory') ?? null;
 }
 
-export function serverSpec(server: Server, disks: readonly Disk[]): ServerSpec {
+export function serverSpec(placed: Pick<PlacedServer, 'server' | 'disks' | 'volumes'>): ServerSpec {
+  const { server, disks } = placed;
   return {
     id: server.id,
     name: instanceName(server),
@@ -101,7 +137,7 @@ export function serverSpec(server: Server, disks: readonly Disk[]): ServerSpec {
     vcpus: server.flavor.vcpus,
     memoryMib: server.flavor.ramMib,
     disks: guestDisks(disks),
-    volumes: [],
+    volumes: guestVolumes(placed),
     network: server.network,
   };
 }

@@ -1,6 +1,9 @@
 import { imagesToKeep } from '#db/disks.ts';
 import { findServer, releaseServer } from '#db/servers.ts';
+import { attachmentsToServer, endAttachment } from '#db/volume-attachments.ts';
+import { lockVolume, updateVolume } from '#db/volumes.ts';
 import { faultOf, loadIfPlaced, type OperationContext, type ServerInput } from '#operations/context.ts';
+import { beginVolumeDeletion } from '#operations/delete-volume.ts';
 import type { Operation } from '#operations/engine.ts';
 import { destroyDisks, stopGuest, takeOver } from '#operations/steps.ts';
 
@@ -12,6 +15,7 @@ import { destroyDisks, stopGuest, takeOver } from '#operations/steps.ts';
  * | take-over     | waits for the operation it interrupts               | –            | fine     |
  * | stop          | guest ended, all disks locked, leases closed        | none         | fine     |
  * | destroy-disks | headers overwritten, media gone, secrets destroyed  | none: there is no way back from here | fine |
+ * | let-go        | its volumes are available again, or being deleted where its user wished that | none | fine |
  * | forget        | console, folder, images nobody uses and the one it was shelved to gone; DELETED | –           | fine     |
  *
  * When a step keeps failing the server ends in ERROR with a fault, and can be deleted again.
@@ -23,6 +27,7 @@ export function deleteServer(context: OperationContext): Operation<ServerInput> 
       takeOver(context),
       stopGuest(context, 0),
       { name: 'destroy-disks', run: (input) => destroyDisks(context, input, () => true) },
+      { name: 'let-go', run: (input) => letVolumesGo(context, input) },
       { name: 'forget', run: (input) => forget(context, input) },
     ],
     failed: async (input, failure) => {
@@ -30,6 +35,20 @@ export function deleteServer(context: OperationContext): Operation<ServerInput> 
       await releaseServer(context.db, input.serverId, input.operationId, change);
     },
   };
+}
+
+/** The guest is gone and its volumes are locked. One that another operation is about is given back by that. */
+async function letVolumesGo(context: OperationContext, { serverId, requestId }: ServerInput): Promise<void> {
+  for (const { id, volume_id, delete_on_termination } of await attachmentsToServer(context.db, serverId)) {
+    const isFree = await context.db.transaction().execute(async (tx) => {
+      const volume = await lockVolume(tx, volume_id);
+      await endAttachment(tx, id);
+      if (volume.operation !== null) return false;
+      await updateVolume(tx, volume_id, { status: 'available', previous_status: null });
+      return true;
+    });
+    if (isFree && delete_on_termination) await beginVolumeDeletion(context, volume_id, requestId, 'delete');
+  }
 }
 
 async function forget(context: OperationContext, { serverId, operationId, requestId }: ServerInput): Promise<void> {

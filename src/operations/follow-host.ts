@@ -1,15 +1,20 @@
 import type { Logger } from 'pino';
 import { serverOfDisk } from '#core/disk.ts';
 import { describeError, NightlatchError } from '#core/errors.ts';
-import type { HostName, ServerId } from '#core/ids.ts';
+import type { DiskId, HostName, ServerId, SnapshotId, VolumeId } from '#core/ids.ts';
 import { type ServerAction, shouldRun } from '#core/server.ts';
 import { findDisk } from '#db/disks.ts';
+import type { PendingOperation } from '#db/schema.ts';
 import { findServer, type Server, serversInOperation, serversOnHost, stateOf } from '#db/servers.ts';
+import { findSnapshot, releaseSnapshot, snapshotsInOperation } from '#db/snapshots.ts';
+import { attachmentOf } from '#db/volume-attachments.ts';
+import { findVolume, readersOf, volumesInOperation } from '#db/volumes.ts';
 import type { HostAgent, HostEvent } from '#host/host-agent.ts';
 import { liveLeases } from '#keys/leases.ts';
 import { finishWithFault, type OperationContext, type ServerInput } from '#operations/context.ts';
-import type { Engine } from '#operations/engine.ts';
+import type { Engine, Failure } from '#operations/engine.ts';
 import type { ServerOperations } from '#operations/server-operations.ts';
+import { failVolume, type VolumeInput } from '#operations/volume-context.ts';
 
 type Parts = {
   readonly context: OperationContext;
@@ -56,21 +61,30 @@ export class HostFollower {
    * One that the engine has ended though its row still waits is given back with a fault.
    */
   async resumeOperations(): Promise<void> {
-    const { context, engine } = this.#parts;
-    for (const { id, operation } of await serversInOperation(context.db)) {
-      if (!operation) continue;
-      if (await engine.hasEnded(operation.id)) {
-        const failure = {
-          code: 'bug',
-          status: 500,
-          message: `The operation ${operation.name} ended without a result.`,
-        };
-        await finishWithFault(context, operation.input as ServerInput, failure);
-        this.#parts.log.error({ server: id, operation: operation.id }, failure.message);
-      } else {
-        await engine.start(operation.name, operation.id, operation.input);
-      }
+    const { context } = this.#parts;
+    const { db } = context;
+    for (const { operation } of await serversInOperation(db)) {
+      const giveBack = (failure: Failure) => finishWithFault(context, operation?.input as ServerInput, failure);
+      if (operation) await this.#resume(operation, giveBack);
     }
+    for (const { operation } of await volumesInOperation(db)) {
+      const giveBack = () => failVolume(context, operation?.input as VolumeInput, 'error');
+      if (operation) await this.#resume(operation, giveBack);
+    }
+    for (const { id, operation } of await snapshotsInOperation(db)) {
+      const giveBack = () => releaseSnapshot(db, id, operation?.id ?? '', { status: 'error' });
+      if (operation) await this.#resume(operation, giveBack);
+    }
+  }
+
+  async #resume(operation: PendingOperation, giveBack: (failure: Failure) => Promise<unknown>): Promise<void> {
+    const { engine, log } = this.#parts;
+    if (!(await engine.hasEnded(operation.id))) {
+      return await engine.start(operation.name, operation.id, operation.input);
+    }
+    const failure = { code: 'bug', status: 500, message: `The operation ${operation.name} ended without a result.` };
+    await giveBack(failure);
+    log.error({ operation: operation.id }, failure.message);
   }
 
   /** From now on, of these servers, one that is found without its guest is started again instead of settled. */
@@ -174,16 +188,30 @@ export class HostFollower {
     }
   }
 
-  /** Leases of disks whose server is neither to run nor being worked on: the host was locked before this was called. */
+  /** Leases of disks that no guest is to have and nothing is done to: the host was locked before this was called. */
   async #closeStrayLeases(name: HostName): Promise<void> {
     const { context } = this.#parts;
     for (const lease of await liveLeases(context.db)) {
-      if (lease.host !== name) continue;
-      const disk = await findDisk(context.db, lease.disk_id);
-      const serverId = disk && serverOfDisk({ role: disk.role, ownerId: disk.owner_id });
-      const server = serverId && (await findServer(context.db, serverId));
-      if (server && (shouldRun(stateOf(server)) || server.operation !== null)) continue;
+      if (lease.host !== name || (await this.#isInUse(lease.disk_id))) continue;
       await context.keys.close([{ id: lease.disk_id }], OURSELVES);
     }
+  }
+
+  async #isInUse(diskId: DiskId): Promise<boolean> {
+    const { db } = this.#parts.context;
+    const disk = await findDisk(db, diskId);
+    if (!disk) return false;
+    const isServers = (server: Server | null) =>
+      server !== null && (shouldRun(stateOf(server)) || server.operation !== null);
+    const serverId = serverOfDisk({ role: disk.role, ownerId: disk.owner_id });
+    if (serverId !== null) return isServers(await findServer(db, serverId));
+    if (disk.role === 'volume-snapshot') {
+      return ((await findSnapshot(db, disk.owner_id as SnapshotId))?.operation ?? null) !== null;
+    }
+    const volumeId = disk.owner_id as VolumeId;
+    if ((await findVolume(db, volumeId))?.operation) return true;
+    if ((await readersOf(db, volumeId)).length > 0) return true;
+    const attachment = await attachmentOf(db, volumeId);
+    return attachment?.server_id ? isServers(await findServer(db, attachment.server_id)) : false;
   }
 }

@@ -96,11 +96,10 @@ type Copied = { readonly root: Disk; readonly snapshot: Disk };
 async function copyRunning(
   context: OperationContext,
   input: ServerInput,
-  { server, disks, agent }: PlacedServer,
+  placed: PlacedServer,
   { root, snapshot }: Copied,
 ): Promise<void> {
-  const copyDisk = (keys: DiskKeys) =>
-    agent.copyRunningDisk(serverSpec(server, guestDisks(disks)), root, snapshot, keys);
+  const copyDisk = (keys: DiskKeys) => placed.agent.copyRunningDisk(serverSpec(placed), root, snapshot, keys);
   await unlockPaused(context, input, 'snapshot');
   try {
     await context.keys.lend([snapshot], 'snapshot', input.requestId, copyDisk);

@@ -3,9 +3,9 @@ import { stateOf } from '#db/servers.ts';
 import {
   finish,
   finishWithFault,
-  guestDisks,
   loadPlaced,
   type OperationContext,
+  openDisks,
   type ServerInput,
   stateOnHost,
 } from '#operations/context.ts';
@@ -169,8 +169,8 @@ export function unpauseServer(context: OperationContext): Operation<ServerInput>
 }
 
 async function pause(context: OperationContext, serverId: ServerInput['serverId']): Promise<void> {
-  const { disks, agent } = await loadPlaced(context, serverId);
-  await agent.pauseServer(serverId, guestDisks(disks));
+  const placed = await loadPlaced(context, serverId);
+  await placed.agent.pauseServer(serverId, openDisks(placed));
 }
 
 function lockPaused(context: OperationContext): Step<ServerInput> {

@@ -1,10 +1,11 @@
 import { NightlatchError } from '#core/errors.ts';
+import type { DiskKeys } from '#host/host-agent.ts';
 import {
   finish,
   finishWithFault,
-  guestDisks,
   loadPlaced,
   type OperationContext,
+  openDisks,
   type ServerInput,
   savedMemory,
   serverSpec,
@@ -41,16 +42,14 @@ export function resumeServer(context: OperationContext): Operation<ServerInput> 
 }
 
 async function restore(context: OperationContext, { serverId, requestId }: ServerInput): Promise<void> {
-  const { server, disks, agent } = await loadPlaced(context, serverId);
-  const memory = savedMemory(disks);
+  const placed = await loadPlaced(context, serverId);
+  const memory = savedMemory(placed.disks);
   if (memory?.state !== 'formatted') {
     const reason = 'its saved memory is gone';
     throw new NightlatchError('saved-memory-unreadable', { server: serverId, reason });
   }
-  const seen = guestDisks(disks);
-  await context.keys.lend([...seen, memory], 'run', requestId, (keys) =>
-    agent.restoreServer(serverSpec(server, seen), memory, keys),
-  );
+  const restoreWith = (keys: DiskKeys) => placed.agent.restoreServer(serverSpec(placed), memory, keys);
+  await context.keys.lend([...openDisks(placed), memory], 'run', requestId, restoreWith);
   // The agent has locked the memory disk again.
   await context.keys.close([memory], requestId);
 }

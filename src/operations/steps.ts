@@ -7,11 +7,12 @@ import type { LeaseReason } from '#keys/leases.ts';
 import {
   checkNotTakenOver,
   contentOf,
-  guestDisks,
   imageKeyOf,
   loadIfPlaced,
   loadPlaced,
   type OperationContext,
+  openDisks,
+  type PlacedServer,
   type ServerInput,
   savedMemory,
   serverSpec,
@@ -30,7 +31,7 @@ export function takeOver(context: OperationContext): Step<ServerInput> {
     async run({ serverId, after }) {
       if (after === null) return;
       const placed = await loadIfPlaced(context, serverId);
-      await placed?.agent.stopServer(serverId, placed.disks, 0);
+      await placed?.agent.stopServer(serverId, lockable(placed), 0);
       await context.engine.settled(after);
     },
   };
@@ -41,9 +42,9 @@ export function startGuest(context: OperationContext): Step<ServerInput> {
   return {
     name: 'start',
     async run({ serverId, requestId }) {
-      const { server, disks, agent } = await loadPlaced(context, serverId);
-      const seen = guestDisks(disks);
-      await context.keys.lend(seen, 'run', requestId, (keys) => agent.startServer(serverSpec(server, seen), keys));
+      const placed = await loadPlaced(context, serverId);
+      const start = (keys: DiskKeys) => placed.agent.startServer(serverSpec(placed), keys);
+      await context.keys.lend(openDisks(placed), 'run', requestId, start);
     },
     undo: (input) => endGuest(context, input, 0),
   };
@@ -58,16 +59,22 @@ export function stopGuest(context: OperationContext, gracefulMs: number): Step<S
 export async function endGuest(context: OperationContext, input: ServerInput, gracefulMs: number): Promise<void> {
   const placed = await loadIfPlaced(context, input.serverId);
   if (!placed) return;
-  await placed.agent.stopServer(input.serverId, placed.disks, gracefulMs);
-  await context.keys.close(placed.disks, input.requestId);
+  await placed.agent.stopServer(input.serverId, lockable(placed), gracefulMs);
+  await context.keys.close(lockable(placed), input.requestId);
+}
+
+/** All that is locked when a guest has ended. */
+function lockable({ disks, volumes }: PlacedServer): Disk[] {
+  return [...disks, ...volumes.map(({ disk }) => disk)];
 }
 
 /** Wipes the keys of a paused guest, where its host does that, and closes their leases. *Repeat*: fine. */
 export async function lockIfPaused(context: OperationContext, { serverId, requestId }: ServerInput): Promise<void> {
-  const { disks, agent } = await loadPlaced(context, serverId);
-  const locked = await agent.lockPaused(serverId, guestDisks(disks));
+  const placed = await loadPlaced(context, serverId);
+  const open = openDisks(placed);
+  const locked = await placed.agent.lockPaused(serverId, open);
   await context.keys.close(
-    disks.filter(({ id }) => locked.includes(id)),
+    open.filter(({ id }) => locked.includes(id)),
     requestId,
   );
 }
@@ -78,9 +85,10 @@ export async function unlockPaused(
   { serverId, requestId }: ServerInput,
   reason: LeaseReason,
 ): Promise<void> {
-  const { disks, agent } = await loadPlaced(context, serverId);
+  const placed = await loadPlaced(context, serverId);
+  const { agent } = placed;
   const locked = await agent.lockedWhilePaused(serverId);
-  const theirs = disks.filter(({ id }) => locked.includes(id));
+  const theirs = openDisks(placed).filter(({ id }) => locked.includes(id));
   if (theirs.length === 0) return;
   await context.keys.lend(theirs, reason, requestId, (keys) => agent.unlockPaused(theirs, keys));
 }

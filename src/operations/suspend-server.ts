@@ -2,12 +2,14 @@ import { type Disk, memoryStorage } from '#core/disk.ts';
 import { type DiskId, newId } from '#core/ids.ts';
 import { MIB } from '#core/sizes.ts';
 import { insertDisks } from '#db/disks.ts';
+import { listHosts } from '#db/hosts.ts';
 import {
   finish,
   finishWithFault,
   guestDisks,
   loadPlaced,
   type OperationContext,
+  openDisks,
   type ServerInput,
   savedMemory,
 } from '#operations/context.ts';
@@ -20,7 +22,7 @@ const SAVE_OVERHEAD_BYTES = 256 * MIB;
 const isMemory = (disk: Disk) => disk.role === 'memory';
 
 /**
- * Suspend server: its memory is saved onto a disk of its own, encrypted when its other disks are.
+ * Suspend server: its memory is saved onto a disk of its own, encrypted when any disk that the guest has is.
  *
  * | step         | effect                                        | compensation                     | a repeat             |
  * |--------------|-----------------------------------------------|----------------------------------|----------------------|
@@ -47,10 +49,15 @@ export function suspendServer(context: OperationContext): Operation<ServerInput>
 }
 
 async function planMemory(context: OperationContext, { serverId }: ServerInput): Promise<void> {
-  const { server, disks } = await loadPlaced(context, serverId);
+  const placed = await loadPlaced(context, serverId);
+  const { server, disks } = placed;
   if (savedMemory(disks)) return;
-  const like = guestDisks(disks)[0];
-  if (!like) throw new Error(`server ${serverId} has no disk`);
+  const host = (await listHosts(context.db)).find(({ name }) => name === server.host);
+  if (!host) throw new Error(`server ${serverId} is on a host that is not known`);
+  // What the guest knows of any of its disks is in its memory.
+  const encryption = openDisks(placed).some((disk) => disk.encryption !== null)
+    ? (guestDisks(disks).find((disk) => disk.encryption !== null)?.encryption ?? host.default_encryption_format)
+    : null;
   await insertDisks(context.db, [
     {
       id: newId<DiskId>(),
@@ -59,9 +66,9 @@ async function planMemory(context: OperationContext, { serverId }: ServerInput):
       role: 'memory',
       ordinal: 0,
       size_bytes: server.flavor.ramMib * MIB + SAVE_OVERHEAD_BYTES,
-      storage: memoryStorage(like.storage),
-      encrypted: like.encryption !== null,
-      encryption: like.encryption,
+      storage: memoryStorage(guestDisks(disks)[0]?.storage ?? host.storage),
+      encrypted: encryption !== null,
+      encryption,
       image_id: null,
       host: server.host,
       state: 'absent',

@@ -82,7 +82,7 @@ async function keyedDisk(): Promise<Disk> {
       sizeBytes: 1,
       storage: 'raw',
     },
-    ...{ encryption: 'luks', host, state: 'absent', secretId: null, imageId: null },
+    ...{ encryption: 'luks', host, state: 'absent', secretId: null, otherSecretId: null, imageId: null },
   };
   await new KeyService(db, new LocalKeyStore(db, root)).createKey(disk, 'req-make');
   const { secret_id } = await db.selectFrom('disks').select('secret_id').where('id', '=', id).executeTakeFirstOrThrow();
@@ -142,7 +142,7 @@ describe('a key leaves the key store', () => {
       await assert.rejects(lent, /log is full/);
       assert.equal(asked, 0);
       assert.ok(!(await liveLeases(db)).some((lease) => lease.disk_id === disk.id), 'a lease was left');
-      const made = { ...disk, id: newId<DiskId>(), state: 'absent', secretId: null } as const;
+      const made = { ...disk, id: newId<DiskId>(), state: 'absent', secretId: null, otherSecretId: null } as const;
       await assert.rejects(keys.createKey(made, 'req-3'), /log is full/);
     } finally {
       await sql`drop trigger refuse on audit_records`.execute(db);

@@ -18,6 +18,7 @@ import { bootstrapIdentity } from '#identity/builtin/bootstrap.ts';
 import { BuiltinIdentity } from '#identity/builtin/builtin-identity.ts';
 import { hashPassword } from '#identity/builtin/password.ts';
 import { FileImageStore } from '#images/builtin/file-image-store.ts';
+import type { VolumeOperations } from '#operations/volume-operations.ts';
 import { startTestDatabase } from '#test/support/database.ts';
 import { RecordedServerOperations } from '#test/support/recorded-server-operations.ts';
 
@@ -68,12 +69,14 @@ export async function openComputeLab(): Promise<ComputeLab> {
     stranger: await addPerson(db, identity, 'stranger', 'member', two),
   };
   const operations = new RecordedServerOperations(db);
+  // Volumes are made and changed by the real service only.
+  const volumes = {} as VolumeOperations;
   const app = buildApi({
     services: [
       identityService({ db, identity, services: Object.values(catalogServices), region: 'RegionOne', publicUrl: null }),
       imageService({ db, identity, images, publicUrl: null }),
-      computeService({ db, identity, images, operations, publicUrl: null }),
-      blockStorageService({ db, identity, publicUrl: null, defaultVolumeType: '__DEFAULT__' }),
+      computeService({ db, identity, images, operations, volumes, publicUrl: null }),
+      blockStorageService({ db, identity, images, volumes, publicUrl: null, defaultVolumeType: '__DEFAULT__' }),
     ],
     publicUrl: null,
   });

@@ -23,9 +23,9 @@ export async function allRoutes(): Promise<Route[]> {
   const nothing = {} as never;
   const identity = { db: nothing, identity: nothing, services: [], region: '', publicUrl: null };
   const image = { db: nothing, identity: nothing, images: nothing, publicUrl: null };
-  const compute = { ...image, operations: nothing };
+  const compute = { ...image, operations: nothing, volumes: nothing };
   const operator = operatorService({ ...image, hosts: nothing });
-  const blockStorage = blockStorageService({ ...image, defaultVolumeType: '' });
+  const blockStorage = blockStorageService({ ...image, volumes: nothing, defaultVolumeType: '' });
   const services = [
     identityService(identity),
     imageService(image),

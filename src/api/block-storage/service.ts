@@ -10,11 +10,15 @@ import { MIN_MICROVERSION, servedMicroversions } from '#api/block-storage/microv
 import { addQuotaRoutes } from '#api/block-storage/quota-routes.ts';
 import { addServiceRoutes } from '#api/block-storage/service-routes.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
+import { addSnapshotRoutes } from '#api/block-storage/snapshot-routes.ts';
+import { addTransferRoutes } from '#api/block-storage/transfer-routes.ts';
 import { addTypeAccessRoutes } from '#api/block-storage/type-access-routes.ts';
 import { addTypeEncryptionRoutes } from '#api/block-storage/type-encryption-routes.ts';
 import { addTypeExtraSpecRoutes } from '#api/block-storage/type-extra-spec-routes.ts';
 import { addTypeRoutes } from '#api/block-storage/type-routes.ts';
 import { presentVersions } from '#api/block-storage/versions.ts';
+import { addVolumeMetadataRoutes } from '#api/block-storage/volume-metadata-routes.ts';
+import { addVolumeRoutes } from '#api/block-storage/volume-routes.ts';
 import { catalogServices } from '#api/catalog.ts';
 import { headerText, MICROVERSION_HEADER, microversionFrom } from '#api/microversions.ts';
 import type { ApiService } from '#api/server.ts';
@@ -54,6 +58,10 @@ function v3(services: BlockStorageServices) {
     addBackendRoutes(app, services);
     addServiceRoutes(app, services);
     addExtensionRoutes(app);
+    addVolumeRoutes(app, services);
+    addVolumeMetadataRoutes(app, services);
+    addSnapshotRoutes(app, services);
+    addTransferRoutes(app, services);
   };
 }
 

@@ -10,7 +10,6 @@ export function addEmptyRoutes(app: ApiApp, { db }: ComputeServices): void {
   const perServer: [string, ComputeAction, object][] = [
     ['ips', 'os_compute_api:ips:index', { addresses: {} }],
     ['os-interface', 'os_compute_api:os-attach-interfaces:list', { interfaceAttachments: [] }],
-    ['os-volume_attachments', 'os_compute_api:servers:show', { volumeAttachments: [] }],
     ['os-security-groups', 'os_compute_api:servers:show', { security_groups: [] }],
   ];
   for (const [path, action, nothing] of perServer) {

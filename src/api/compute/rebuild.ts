@@ -10,6 +10,7 @@ import type { Rebuild } from '#api/compute/replace-schemas.ts';
 import { checkUnlocked, getServer } from '#api/compute/server-lookup.ts';
 import { checkMetadataCount } from '#api/compute/server-metadata.ts';
 import { presentServer } from '#api/compute/server-presenter.ts';
+import type { ComputeServices } from '#api/compute/services.ts';
 import { toBoolean } from '#api/fields.ts';
 import { type EncryptionIntent, resolveEncryptionIntent } from '#core/encryption-intent.ts';
 import { badRequest, NightlatchError } from '#core/errors.ts';
@@ -18,6 +19,7 @@ import { checkServerAction } from '#core/server.ts';
 import { disksOf } from '#db/disks.ts';
 import { listHosts } from '#db/hosts.ts';
 import { replaced, type Server, type ServerReplacement } from '#db/servers.ts';
+import { attachmentsToServer } from '#db/volume-attachments.ts';
 
 /** Fields that a rebuild got later than other requests. */
 const cameWith = {
@@ -49,7 +51,7 @@ export async function rebuild({ request, server, context, services }: ActionCall
   await services.operations.act('rebuild', server.id, context, {}, replacement);
   const rebuilt = replaced(await getServer(services.db, server.id, context));
   const adminPass = asked.adminPass ?? randomBytes(9).toString('base64url');
-  return { server: { ...presentRebuilt(request, services.publicUrl, rebuilt), adminPass } };
+  return { server: { ...(await presentRebuilt(request, services, rebuilt)), adminPass } };
 }
 
 function columnsFrom(asked: Rebuild, server: Server, image: BootImage): ServerReplacement['columns'] {
@@ -110,8 +112,13 @@ async function checkSameEncryption(
 const shownLater =
   /^(OS-EXT-AZ:|OS-EXT-SRV-ATTR:|OS-SRV-USG:|OS-EXT-STS:|os-extended-volumes:|config_drive$|host_status$)/;
 
-function presentRebuilt(request: FastifyRequest, publicUrl: string | null, server: Server): object {
-  const shown = Object.entries(presentServer(request, publicUrl, server)).filter(
+async function presentRebuilt(
+  request: FastifyRequest,
+  { db, publicUrl }: ComputeServices,
+  server: Server,
+): Promise<object> {
+  const attached = await attachmentsToServer(db, server.id);
+  const shown = Object.entries(presentServer(request, publicUrl, server, attached)).filter(
     ([name]) =>
       (has(request, 'rebuild-shows-all') || !shownLater.test(name)) &&
       (name !== 'key_name' || has(request, 'rebuild-key-name')),

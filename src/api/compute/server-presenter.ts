@@ -9,6 +9,7 @@ import { mayDo } from '#api/compute/policy.ts';
 import { hostnameOf } from '#core/config-drive.ts';
 import { apiStatus, powerStates } from '#core/server.ts';
 import { instanceName, type Server } from '#db/servers.ts';
+import type { Attachment } from '#db/volume-attachments.ts';
 
 /** States in which Nova shows how far a server has come. */
 const progressStates = new Set(['ACTIVE', 'BUILD', 'REBUILD', 'RESIZE', 'VERIFY_RESIZE', 'MIGRATING']);
@@ -19,7 +20,12 @@ export function presentServerSummary(request: FastifyRequest, publicUrl: string 
 }
 
 /** A server in full, with what the caller's roles and microversion let it see. See Compute API "Show Server Details". */
-export function presentServer(request: FastifyRequest, publicUrl: string | null, server: Server): object {
+export function presentServer(
+  request: FastifyRequest,
+  publicUrl: string | null,
+  server: Server,
+  attached: readonly Attachment[],
+): object {
   const status = apiStatus(server.vm_state, server.task_state);
   return {
     id: server.id,
@@ -55,7 +61,10 @@ export function presentServer(request: FastifyRequest, publicUrl: string | null,
     'OS-EXT-STS:task_state': server.task_state,
     'OS-EXT-STS:vm_state': server.vm_state,
     'OS-EXT-STS:power_state': powerStates[server.power_state],
-    'os-extended-volumes:volumes_attached': [],
+    'os-extended-volumes:volumes_attached': attached.map(({ volume_id: id, delete_on_termination }) => ({
+      id,
+      ...(has(request, 'attached-deleted-shown') ? { delete_on_termination } : {}),
+    })),
     ...extendedAttributes(request, server),
     ...laterFields(request, server),
   };

@@ -13,6 +13,7 @@ import { presentCreated, presentServer, presentServerSummary } from '#api/comput
 import { CreateServer, UpdateServer } from '#api/compute/server-schemas.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
 import { type Server, type ServerChange, updateServer } from '#db/servers.ts';
+import { attachmentsToServer, attachmentsToServers } from '#db/volume-attachments.ts';
 
 type Id = { id: string };
 
@@ -25,12 +26,18 @@ export function addServerRoutes(app: ApiApp, services: ComputeServices): void {
   });
   app.get('/servers/detail', async (request) => {
     const selection = await selectServersFor(request, db);
-    return page(request, publicUrl, 'servers/detail', selection, presentServer);
+    const attached = await attachmentsToServers(
+      db,
+      selection.servers.map(({ id }) => id),
+    );
+    const present: Present = (...[asked, url, server]) =>
+      presentServer(asked, url, server, attached.get(server.id) ?? []);
+    return page(request, publicUrl, 'servers/detail', selection, present);
   });
   app.get('/servers/:id', async (request) => {
     const context = allowed(request, 'os_compute_api:servers:show');
     const server = await getServer(db, (request.params as Id).id, context);
-    return { server: presentShown(request, publicUrl, server) };
+    return { server: await presentShown(request, services, server) };
   });
   app.post('/servers', { schema: { body: CreateServer } }, async (request, reply) => {
     const context = allowed(request, 'os_compute_api:servers:create');
@@ -48,7 +55,7 @@ export function addServerRoutes(app: ApiApp, services: ComputeServices): void {
     const server = await getServer(db, (request.params as Id).id, context);
     await updateServer(db, server.id, changeFrom(request.body.server));
     const changed = await getServer(db, server.id, context);
-    return { server: presentShown(request, publicUrl, changed) };
+    return { server: await presentShown(request, services, changed) };
   });
   app.delete('/servers/:id', async (request, reply) => {
     const context = allowed(request, 'os_compute_api:servers:delete');
@@ -76,9 +83,14 @@ function page(
 }
 
 /** One server alone also shows its server groups, of which there are none. */
-function presentShown(request: FastifyRequest, publicUrl: string | null, server: Server): object {
+async function presentShown(
+  request: FastifyRequest,
+  { db, publicUrl }: ComputeServices,
+  server: Server,
+): Promise<object> {
   const groups = has(request, 'server-groups-shown') ? { server_groups: [] } : {};
-  return { ...presentServer(request, publicUrl, server), ...groups };
+  const attached = await attachmentsToServer(db, server.id);
+  return { ...presentServer(request, publicUrl, server, attached), ...groups };
 }
 
 function changeFrom(asked: UpdateServer): ServerChange {

@@ -17,6 +17,7 @@ import { addServerRoutes } from '#api/compute/server-routes.ts';
 import type { ComputeDependencies, ComputeServices } from '#api/compute/services.ts';
 import { addTagRoutes } from '#api/compute/tag-routes.ts';
 import { presentVersion, presentVersions } from '#api/compute/versions.ts';
+import { addVolumeAttachmentRoutes } from '#api/compute/volume-attachment-routes.ts';
 import { presentFault } from '#api/fault.ts';
 import { headerText, MICROVERSION_HEADER } from '#api/microversions.ts';
 import type { ApiService } from '#api/server.ts';
@@ -51,6 +52,7 @@ function v21(services: ComputeServices) {
     addTagRoutes(app, services);
     addLimitRoutes(app, services);
     addHostRoutes(app, services);
+    addVolumeAttachmentRoutes(app, services);
     addEmptyRoutes(app, services);
   };
 }

@@ -3,6 +3,7 @@ import type { Database } from '#db/database.ts';
 import type { Identity } from '#identity/identity.ts';
 import type { ImageStore } from '#images/image-store.ts';
 import type { ServerOperations } from '#operations/server-operations.ts';
+import type { VolumeOperations } from '#operations/volume-operations.ts';
 
 /** What the compute API is built on. */
 export type ComputeDependencies = {
@@ -10,6 +11,7 @@ export type ComputeDependencies = {
   readonly identity: Identity;
   readonly images: ImageStore;
   readonly operations: ServerOperations;
+  readonly volumes: Pick<VolumeOperations, 'attach' | 'detach'>;
   /** The address clients use, when it is not the one they connect to. */
   readonly publicUrl: string | null;
 };

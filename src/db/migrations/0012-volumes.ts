@@ -78,6 +78,6 @@ const statements = [
     created_at timestamptz not null default now(),
     deleted_at timestamptz)`,
   `create unique index volume_transfers_live on volume_transfers (volume_id) where deleted_at is null`,
-  // While a disk is rekeyed, the secret that is to open it too, and then alone.
-  `alter table disks add column next_secret_id text`,
+  // While a disk is rekeyed: the secret that is to open it, and after that the one that did, until it is destroyed.
+  `alter table disks add column other_secret_id text`,
 ];

@@ -1,0 +1,235 @@
+import type { FastifyRequest } from 'fastify';
+import type { RequestContext } from '#api/auth.ts';
+import { toBoolean } from '#api/block-storage/fields.ts';
+import { has } from '#api/block-storage/microversions.ts';
+import type { BlockStorageAction } from '#api/block-storage/policy.ts';
+import type { BlockStorageServices } from '#api/block-storage/services.ts';
+import type { VolumeActionBody } from '#api/block-storage/volume-schemas.ts';
+import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
+import type { ServerId } from '#core/ids.ts';
+import { newId } from '#core/ids.ts';
+import { type VolumeStatus, volumeStatuses } from '#core/volume.ts';
+import { attachmentOf, endAttachment, insertAttachment } from '#db/volume-attachments.ts';
+import { checkQuota } from '#db/volume-quotas.ts';
+import { findVolumeType } from '#db/volume-types.ts';
+import type { VolumeChange } from '#db/volumes.ts';
+import { lockVolume, updateVolume, type Volume } from '#db/volumes.ts';
+
+/** One action asked of a volume that the caller may see. */
+export type VolumeActionCall = {
+  readonly request: FastifyRequest;
+  readonly body: VolumeActionBody;
+  readonly context: RequestContext;
+  readonly volume: Volume;
+  readonly services: BlockStorageServices;
+};
+
+/** Who may do it, and what it does: the answer is 200 with a body, or 202 without. */
+export type VolumeAction = {
+  readonly policy: BlockStorageAction;
+  readonly status?: 200;
+  readonly run: (call: VolumeActionCall) => Promise<object | null>;
+};
+
+/** Actions that are served, by the name a client sends. See Block Storage API v3 "Volume actions". */
+export const volumeActionCalls: Readonly<Record<string, VolumeAction>> = {
+  'os-extend': { policy: 'volume:extend', run: extend },
+  'os-set_bootable': {
+    policy: 'volume_extension:volume_actions:set_bootable',
+    status: 200,
+    run: ({ body, services, volume }) =>
+      change(services, volume, { bootable: toBoolean(body['os-set_bootable']?.bootable ?? false) }),
+  },
+  'os-update_readonly_flag': {
+    policy: 'volume:update_readonly_flag',
+    run: async ({ body, services, volume }) => {
+      if (volume.status !== 'available') {
+        throw badRequest(
+          `Invalid volume: Volume ${volume.id} status must be available to update readonly flag, but current status is: ${volume.status}.`,
+        );
+      }
+      return await change(services, volume, {
+        readonly: toBoolean(body['os-update_readonly_flag']?.readonly ?? false),
+      });
+    },
+  },
+  'os-reset_status': { policy: 'volume_extension:volume_admin_actions:reset_status', run: resetStatus },
+  'os-force_delete': {
+    policy: 'volume_extension:volume_admin_actions:force_delete',
+    run: async ({ services, volume, context }) => {
+      await services.volumes.delete(volume.id, context, { force: true, cascade: false });
+      return null;
+    },
+  },
+  'os-reserve': {
+    policy: 'volume_extension:volume_actions:reserve',
+    run: ({ services, volume }) => exchangeStatus(services, volume, 'available', 'reserved'),
+  },
+  'os-unreserve': {
+    policy: 'volume_extension:volume_actions:unreserve',
+    run: ({ services, volume }) =>
+      volume.status === 'reserved' ? exchangeStatus(services, volume, 'reserved', 'available') : Promise.resolve(null),
+  },
+  'os-begin_detaching': {
+    policy: 'volume_extension:volume_actions:begin_detaching',
+    run: ({ services, volume }) => exchangeStatus(services, volume, 'in-use', 'detaching'),
+  },
+  'os-roll_detaching': {
+    policy: 'volume_extension:volume_actions:roll_detaching',
+    run: ({ services, volume }) => exchangeStatus(services, volume, 'detaching', 'in-use'),
+  },
+  'os-attach': { policy: 'volume_extension:volume_actions:attach', run: attachByHand },
+  'os-detach': { policy: 'volume_extension:volume_actions:detach', run: detachByHand },
+  'os-set_image_metadata': {
+    policy: 'volume_extension:volume_image_metadata:set',
+    status: 200,
+    run: async ({ body, services, volume }) => {
+      const metadata = { ...volume.image_metadata, ...body['os-set_image_metadata']?.metadata };
+      await change(services, volume, { image_metadata: JSON.stringify(metadata) });
+      return { metadata };
+    },
+  },
+  'os-unset_image_metadata': {
+    policy: 'volume_extension:volume_image_metadata:remove',
+    status: 200,
+    run: async ({ body, services, volume }) => {
+      const key = body['os-unset_image_metadata']?.key ?? '';
+      const { [key]: value, ...rest } = volume.image_metadata ?? {};
+      if (value === undefined)
+        throw new NightlatchError('not-there', { reason: `Metadata ${shorten(key)} could not be found.` });
+      return await change(services, volume, { image_metadata: JSON.stringify(rest) });
+    },
+  },
+  'os-show_image_metadata': {
+    policy: 'volume_extension:volume_image_metadata:show',
+    status: 200,
+    run: async ({ volume }) => ({ metadata: volume.image_metadata ?? {} }),
+  },
+};
+
+async function extend({ request, body, context, volume, services }: VolumeActionCall): Promise<null> {
+  const size = Number(body['os-extend']?.new_size);
+  if (volume.status === 'in-use' && !has(request, 'extend-in-use')) {
+    throw badRequest('Invalid volume: extending a volume that is in use came with microversion 3.42.');
+  }
+  const type = volume.volume_type_id === null ? null : await findVolumeType(services.db, volume.volume_type_id, null);
+  const more = { gigabytes: size - volume.size_gib };
+  const quota = { kind: 'volume', more, volumeType: type?.name ?? null, volumeGib: size } as const;
+  await services.volumes.extend(volume.id, size, context, (tx) => checkQuota(tx, volume.project_id, quota));
+  return null;
+}
+
+async function resetStatus({ body, services, volume }: VolumeActionCall): Promise<null> {
+  const asked = body['os-reset_status'] ?? {};
+  const { status } = asked;
+  if (status == null && asked.attach_status == null && asked.migration_status == null) {
+    throw badRequest('Must specify valid status.');
+  }
+  if (status != null && !(volumeStatuses as readonly string[]).includes(status.toLowerCase())) {
+    throw badRequest('Must specify a valid status');
+  }
+  return await change(services, volume, {
+    ...(status == null ? {} : { status: status.toLowerCase() as VolumeStatus }),
+    ...(asked.migration_status == null
+      ? {}
+      : { migration_status: asked.migration_status === 'none' ? null : asked.migration_status }),
+  });
+}
+
+/** What Nova does around an attachment of its own, for clients that play its part. */
+async function exchangeStatus(
+  { db }: BlockStorageServices,
+  { id }: Volume,
+  from: VolumeStatus,
+  to: VolumeStatus,
+): Promise<null> {
+  await db.transaction().execute(async (tx) => {
+    const volume = await lockVolume(tx, id);
+    if (volume.status !== from || volume.operation !== null) {
+      throw new NightlatchError('volume-state', {
+        volume: id,
+        action: `make ${to}`,
+        allowed: from,
+        status: volume.status,
+      });
+    }
+    await updateVolume(tx, id, { status: to });
+  });
+  return null;
+}
+
+/** Writes down an attachment that somebody else made; no guest of ours gets the volume by it. */
+async function attachByHand({ body, services, volume: { id }, context }: VolumeActionCall): Promise<null> {
+  const asked = body['os-attach'];
+  if (!asked) throw badRequest("'os-attach' is a required property");
+  await services.db.transaction().execute(async (tx) => {
+    const volume = await lockVolume(tx, id);
+    if (!['available', 'reserved', 'attaching'].includes(volume.status) || volume.operation !== null) {
+      throw new NightlatchError('volume-state', {
+        volume: id,
+        action: 'attach',
+        allowed: 'available or reserved',
+        status: volume.status,
+      });
+    }
+    const serverId = asked.instance_uuid ?? null;
+    if (serverId !== null) await checkServer(tx, serverId, context);
+    await insertAttachment(tx, {
+      id: newId(),
+      volume_id: id,
+      // Kept apart from what a guest has: its server is in the connector only.
+      server_id: null,
+      status: 'attached',
+      device: asked.mountpoint,
+      mode: asked.mode ?? 'rw',
+      connector: JSON.stringify({ instance: serverId, host: asked.host_name ?? null }),
+      attached_at: new Date(),
+      boot_index: null,
+    });
+    await updateVolume(tx, id, { status: 'in-use' });
+  });
+  return null;
+}
+
+async function checkServer(
+  tx: Parameters<typeof lockVolume>[0],
+  serverId: string,
+  { projectId, isAdmin }: RequestContext,
+): Promise<void> {
+  const server = await tx
+    .selectFrom('servers')
+    .select(['project_id', 'vm_state'])
+    .where('id', '=', serverId as ServerId)
+    .executeTakeFirst();
+  if (server && server.vm_state !== 'deleted' && (isAdmin || server.project_id === projectId)) return;
+  throw new NightlatchError('not-there', { reason: `Instance ${shorten(serverId)} could not be found.` });
+}
+
+/** Ends what `attachByHand` wrote. @throws conflict (409) for what a server has: it is detached by way of the server. */
+async function detachByHand({ services, volume: { id } }: VolumeActionCall): Promise<null> {
+  await services.db.transaction().execute(async (tx) => {
+    const volume = await lockVolume(tx, id);
+    const attachment = await attachmentOf(tx, id);
+    if (attachment?.server_id) {
+      throw new NightlatchError('conflict', {
+        reason: `Detach volume from instance ${attachment.server_id} using the Compute API`,
+      });
+    }
+    if (!attachment || volume.operation !== null) {
+      throw new NightlatchError('volume-state', {
+        volume: id,
+        action: 'detach',
+        allowed: 'in-use',
+        status: volume.status,
+      });
+    }
+    await endAttachment(tx, attachment.id);
+    await updateVolume(tx, id, { status: 'available' });
+  });
+  return null;
+}
+
+async function change({ db }: BlockStorageServices, { id }: Volume, columns: VolumeChange): Promise<null> {
+  await updateVolume(db, id, columns);
+  return null;
+}

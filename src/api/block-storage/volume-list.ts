@@ -1,0 +1,197 @@
+import type { FastifyRequest } from 'fastify';
+import type { RequestContext } from '#api/auth.ts';
+import { flagFrom } from '#api/block-storage/fields.ts';
+import { type Paging, pageOf, pagingParameters, readPaging, type SortValues } from '#api/block-storage/paging.ts';
+import { Query } from '#api/query.ts';
+import { badRequest } from '#core/errors.ts';
+import type { ProjectId } from '#core/ids.ts';
+import type { Database } from '#db/database.ts';
+import { listSnapshots, type Snapshot } from '#db/snapshots.ts';
+import { listVolumes, type Volume } from '#db/volumes.ts';
+
+/** A page of a list, and how many there are on all pages. */
+export type Listed<Item> = {
+  readonly items: readonly Item[];
+  readonly count: number;
+  readonly paging: Paging;
+  readonly withCount: boolean;
+};
+
+const volumeOrder: SortValues<Volume> = {
+  id: ({ id }) => id,
+  name: ({ name }) => name,
+  display_name: ({ name }) => name,
+  status: ({ status }) => status,
+  size: ({ size_gib }) => size_gib,
+  created_at: ({ created_at }) => created_at.getTime(),
+  updated_at: ({ updated_at }) => updated_at.getTime(),
+  host: ({ host }) => host,
+  volume_type_id: ({ volume_type_id }) => volume_type_id,
+  bootable: ({ bootable }) => String(bootable),
+  availability_zone: ({ availability_zone }) => availability_zone,
+};
+
+const snapshotOrder: SortValues<Snapshot> = {
+  id: ({ id }) => id,
+  name: ({ name }) => name,
+  display_name: ({ name }) => name,
+  status: ({ status }) => status,
+  created_at: ({ created_at }) => created_at.getTime(),
+  updated_at: ({ updated_at }) => updated_at.getTime(),
+  volume_id: ({ volume_id }) => volume_id,
+  volume_size: ({ size_gib }) => size_gib,
+};
+
+type Filters<Item> = Readonly<Record<string, (text: string) => (item: Item) => boolean>>;
+
+/** What a list of volumes can be restricted by. */
+const volumeFilters: Filters<Volume> = {
+  id:
+    (text) =>
+    ({ id }) =>
+      id === text,
+  name:
+    (text) =>
+    ({ name }) =>
+      name === text,
+  display_name:
+    (text) =>
+    ({ name }) =>
+      name === text,
+  status:
+    (text) =>
+    ({ status }) =>
+      status === text,
+  availability_zone:
+    (text) =>
+    ({ availability_zone: zone }) =>
+      zone === text,
+  bootable: (text) => {
+    const wanted = bootableFrom(text);
+    return ({ bootable }) => bootable === wanted;
+  },
+  size:
+    (text) =>
+    ({ size_gib }) =>
+      String(size_gib) === text,
+  migration_status:
+    (text) =>
+    ({ migration_status: status }) =>
+      (status ?? '') === text,
+  volume_type_id:
+    (text) =>
+    ({ volume_type_id: id }) =>
+      id === text,
+  metadata: (text) => {
+    const wanted = Object.entries(metadataFrom(text));
+    return ({ metadata }) => wanted.every(([key, value]) => metadata[key] === value);
+  },
+  encryption_key_id: () => () => false,
+  host:
+    (text) =>
+    ({ host, backend }) =>
+      host !== null && (`${host}@${backend}` === text || host === text),
+};
+
+const snapshotFilters: Filters<Snapshot> = {
+  id:
+    (text) =>
+    ({ id }) =>
+      id === text,
+  name:
+    (text) =>
+    ({ name }) =>
+      name === text,
+  display_name:
+    (text) =>
+    ({ name }) =>
+      name === text,
+  status:
+    (text) =>
+    ({ status }) =>
+      status === text,
+  volume_id:
+    (text) =>
+    ({ volume_id }) =>
+      volume_id === text,
+  metadata: (text) => {
+    const wanted = Object.entries(metadataFrom(text));
+    return ({ metadata }) => wanted.every(([key, value]) => metadata[key] === value);
+  },
+};
+
+/** The page of volumes a request asks for, of those the caller may see. @throws bad-request. */
+export async function volumesFor(
+  request: FastifyRequest,
+  db: Database,
+  context: RequestContext,
+): Promise<Listed<Volume>> {
+  return await listed(request, context, {
+    load: (projectId) => listVolumes(db, projectId),
+    filters: volumeFilters,
+    order: volumeOrder,
+  });
+}
+
+/** As `volumesFor`, of snapshots. */
+export async function snapshotsFor(
+  request: FastifyRequest,
+  db: Database,
+  context: RequestContext,
+): Promise<Listed<Snapshot>> {
+  return await listed(request, context, {
+    load: (projectId) => listSnapshots(db, projectId),
+    filters: snapshotFilters,
+    order: snapshotOrder,
+  });
+}
+
+type Kind<Item> = {
+  readonly load: (projectId: ProjectId | null) => Promise<Item[]>;
+  readonly filters: Filters<Item>;
+  readonly order: SortValues<Item>;
+};
+
+/** An admin may ask for all projects, or for one; who else does so gets what is its own, as in Cinder. */
+async function listed<Item extends { readonly id: string; readonly project_id: ProjectId }>(
+  request: FastifyRequest,
+  context: RequestContext,
+  { load, filters, order }: Kind<Item>,
+): Promise<Listed<Item>> {
+  const query = new Query(request);
+  const paging = readPaging(query);
+  const isEverywhere = context.isAdmin && flagFrom('all_tenants', query.text('all_tenants'));
+  const project = query.text('project_id');
+  const tests = query.names
+    .filter((name) => !pagingParameters.includes(name) && !['all_tenants', 'project_id', 'with_count'].includes(name))
+    .flatMap((name) => (Object.hasOwn(filters, name) ? [filters[name]?.(query.text(name) ?? '')] : []));
+  const all = await load(isEverywhere ? null : context.projectId);
+  const fitting = all.filter(
+    (item) =>
+      (project === null || !isEverywhere || item.project_id === project) && tests.every((test) => test?.(item) ?? true),
+  );
+  const items = paging.limit === 0 ? [] : pageOf(fitting, paging, order);
+  return { items, count: fitting.length, paging, withCount: flagFrom('with_count', query.text('with_count')) };
+}
+
+function bootableFrom(text: string): boolean {
+  const word = text.trim().toLowerCase();
+  if (word === 'true' || word === '1') return true;
+  if (word === 'false' || word === '0') return false;
+  throw badRequest(`Invalid input received: bootable={'filters': '${word.slice(0, 64)}'}`);
+}
+
+/** As clients write it: JSON, or a Python dictionary of texts. */
+function metadataFrom(text: string): Readonly<Record<string, string>> {
+  for (const form of [text, text.replaceAll("u'", "'").replaceAll("'", '"')]) {
+    try {
+      const value: unknown = JSON.parse(form);
+      if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
+        return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, String(each)]));
+      }
+    } catch {
+      // The other form, then.
+    }
+  }
+  throw badRequest('Invalid filter metadata: it must be a dictionary of texts.');
+}

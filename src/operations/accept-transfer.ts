@@ -1,0 +1,81 @@
+import type { DiskOwnerId } from '#core/disk.ts';
+import { updateDisk } from '#db/disks.ts';
+import { snapshotsOf, updateSnapshot } from '#db/snapshots.ts';
+import { endTransfer } from '#db/volume-transfers.ts';
+import { updateVolume } from '#db/volumes.ts';
+import type { OperationContext } from '#operations/context.ts';
+import type { Operation, Step } from '#operations/engine.ts';
+import { adoptKey, changeKey, prepareRekey, restoreOldKey } from '#operations/rekey-disk.ts';
+import { finishVolume, needPlacedDisk, type VolumeInput } from '#operations/volume-context.ts';
+
+/**
+ * Accept transfer: a volume, with its snapshots, becomes another project's. Every disk gets a key of that project, and
+ * the giver's keys open nothing afterwards.
+ *
+ * | step    | effect                                                  | compensation                              | a repeat |
+ * |---------|---------------------------------------------------------|-------------------------------------------|----------|
+ * | prepare | the recipient's secrets are stored, the rows name both  | the giver's alone open them, the new ones are destroyed | keeps them |
+ * | change  | only the recipient's secrets open the disks             | as above                                  | fine     |
+ * | adopt   | volume, snapshots, disks and secrets are the recipient's; the giver's secrets destroyed | none      | fine     |
+ * | finish  | available                                               | –                                         | same     |
+ */
+export function acceptTransfer(context: OperationContext): Operation<VolumeInput> {
+  const forEach = (run: (owner: DiskOwnerId, input: VolumeInput) => Promise<void>) => async (input: VolumeInput) => {
+    for (const owner of await ownersOf(context, input)) await run(owner, input);
+  };
+  const undo = forEach((owner, input) => restoreOldKey(context, rekeyOf(owner, input), false));
+  const change: Step<VolumeInput> = {
+    name: 'change',
+    run: forEach((owner, input) => changeKey(context, rekeyOf(owner, input))),
+    undo,
+  };
+  return {
+    name: 'accept-transfer',
+    steps: [
+      { name: 'prepare', run: forEach((owner, input) => prepareRekey(context, rekeyOf(owner, input))), undo },
+      change,
+      {
+        name: 'adopt',
+        async run(input) {
+          await handOver(context, input);
+          for (const owner of await ownersOf(context, input)) await adoptKey(context, rekeyOf(owner, input), false);
+        },
+      },
+      { name: 'finish', run: (input) => finish(context, input) },
+    ],
+    failed: (input) => finishVolume(context, input, { status: 'awaiting-transfer' }),
+  };
+}
+
+function recipientOf({ volumeId, recipient }: VolumeInput) {
+  if (!recipient) throw new Error(`the acceptance of volume ${volumeId} names nobody`);
+  return recipient;
+}
+
+function rekeyOf(owner: DiskOwnerId, input: VolumeInput) {
+  return { owner, projectId: recipientOf(input).projectId, requestId: input.requestId };
+}
+
+/** The volume and its snapshots. */
+async function ownersOf({ db }: OperationContext, { volumeId }: VolumeInput): Promise<DiskOwnerId[]> {
+  return [volumeId, ...(await snapshotsOf(db, volumeId)).map(({ id }) => id)];
+}
+
+/** In one transaction: nobody has a part of it. The rows still name both secrets; a lease is opened for either no more. */
+async function handOver(context: OperationContext, input: VolumeInput): Promise<void> {
+  const { projectId, userId } = recipientOf(input);
+  const owners = await ownersOf(context, input);
+  const disks = await Promise.all(owners.map(async (owner) => (await needPlacedDisk(context, owner)).disk));
+  await context.db.transaction().execute(async (tx) => {
+    await updateVolume(tx, input.volumeId, { project_id: projectId, user_id: userId });
+    for (const { id } of await snapshotsOf(tx, input.volumeId)) {
+      await updateSnapshot(tx, id, { project_id: projectId, user_id: userId });
+    }
+    for (const { id } of disks) await updateDisk(tx, id, { project_id: projectId });
+  });
+}
+
+async function finish(context: OperationContext, input: VolumeInput): Promise<void> {
+  await endTransfer(context.db, input.volumeId, recipientOf(input).projectId);
+  await finishVolume(context, input, { status: 'available', previous_status: null });
+}

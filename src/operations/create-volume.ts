@@ -1,0 +1,205 @@
+import { crashPoint } from '#core/crash-point.ts';
+import type { Disk, DiskContent } from '#core/disk.ts';
+import { NightlatchError } from '#core/errors.ts';
+import type { ImageId, SnapshotId, VolumeId } from '#core/ids.ts';
+import { backendUse, disksOf, updateDisk } from '#db/disks.ts';
+import { isUp, listHosts, lockPlacement } from '#db/hosts.ts';
+import type { PendingOperation } from '#db/schema.ts';
+import { snapshotReaders } from '#db/snapshots.ts';
+import { attachmentOf } from '#db/volume-attachments.ts';
+import { findVolumeType } from '#db/volume-types.ts';
+import { readersOf, updateVolume, type Volume } from '#db/volumes.ts';
+import type { DiskKeys } from '#host/host-agent.ts';
+import { imageKeyOf, loadIfPlaced, type OperationContext, serverSpec } from '#operations/context.ts';
+import type { Operation, Step } from '#operations/engine.ts';
+import {
+  failVolume,
+  finishVolume,
+  needPlacedDisk,
+  needVolume,
+  placedDiskOf,
+  type VolumeInput,
+} from '#operations/volume-context.ts';
+import { destroyVolumeDisk, storeVolumeKey } from '#operations/volume-steps.ts';
+import { type BackendCandidate, chooseBackend } from '#placement/choose-backend.ts';
+
+/** The extra spec of a volume type that says what a clone of an encrypted volume gets anew. */
+export const CLONE_KEY = 'nightlatch:clone_key';
+
+/**
+ * Create volume: blank, or from an image, a snapshot or another volume. Its rows are durable before it begins. Whatever it
+ * is made from, it gets a key of its own.
+ *
+ * | step        | effect                                              | compensation                  | a repeat           |
+ * |-------------|-----------------------------------------------------|-------------------------------|--------------------|
+ * | wait        | what was begun earlier with its source has ended    | –                             | fine               |
+ * | place       | host and backend chosen                             | the disk's row ended          | keeps the choice   |
+ * | store-key   | its secret is stored, `key-stored`                  | secret destroyed              | keeps the secret   |
+ * | cache-image | the image it is made from is on the host            | none: a cache                 | finds it there     |
+ * | create-disk | medium made, formatted and filled, locked           | header overwritten, medium gone | starts over      |
+ * | finish      | available                                           | –                             | same               |
+ */
+export function createVolume(context: OperationContext): Operation<VolumeInput> {
+  return {
+    name: 'create-volume',
+    steps: [
+      { name: 'wait', run: (input) => waitForSource(context, input) },
+      {
+        name: 'place',
+        run: ({ volumeId }) => place(context, volumeId),
+        undo: (input) => destroyVolumeDisk(context, input.volumeId, input.requestId),
+      },
+      storeVolumeKey(context, ({ volumeId }: VolumeInput) => volumeId),
+      { name: 'cache-image', run: (input) => cacheImage(context, input) },
+      createDisk(context),
+      {
+        name: 'finish',
+        run: (input) => finishVolume(context, input, { status: 'available', launched_at: new Date() }),
+      },
+    ],
+    failed: (input) => failVolume(context, input, 'error'),
+  };
+}
+
+/** Of several that read one source, each waits for those begun before it: their leases and unlocks do not mix. */
+async function waitForSource(context: OperationContext, input: VolumeInput): Promise<void> {
+  const { source } = await needVolume(context, input.volumeId);
+  const readers = await readersOfSource(context, source);
+  for (const { id } of readers) {
+    if (id === input.operationId) return;
+    await context.engine.settled(id);
+  }
+}
+
+/** Oldest first. */
+async function readersOfSource({ db }: OperationContext, source: Volume['source']): Promise<PendingOperation[]> {
+  if (source.kind === 'volume') return await readersOf(db, source.id as VolumeId);
+  return source.kind === 'snapshot' ? await snapshotReaders(db, source.id as SnapshotId) : [];
+}
+
+/** Chooses a volume's backend and gives its disk its place there. *Repeat*: keeps the choice. */
+async function place(context: OperationContext, volumeId: VolumeId): Promise<void> {
+  const volume = await needVolume(context, volumeId);
+  const from = await sourceDisk(context, volume);
+  await context.db.transaction().execute(async (tx) => {
+    await lockPlacement(tx);
+    const [disk] = await disksOf(tx, volumeId);
+    if (!disk) throw new Error(`volume ${volumeId} has no disk`);
+    if (disk.host !== null) return;
+    const type = volume.volume_type_id === null ? null : await findVolumeType(tx, volume.volume_type_id, null);
+    const candidates: BackendCandidate[] = [];
+    for (const host of (await listHosts(tx)).filter(isUp)) {
+      for (const backend of host.volume_backends) {
+        candidates.push({ host: host.name, backend, usedGib: await backendUse(tx, host.name, backend.name) });
+      }
+    }
+    const { chosen, reason } = chooseBackend(candidates, {
+      sizeGib: volume.size_gib,
+      format: disk.encryption,
+      extraSpecs: type?.extra_specs ?? {},
+      near: from?.host ? { host: from.host, backend: from.backend } : null,
+    });
+    if (!chosen) throw new NightlatchError('no-valid-backend', { reason });
+    const { host, backend } = chosen;
+    await updateDisk(tx, disk.id, { host, backend: backend.name, storage: backend.storage });
+    await updateVolume(tx, volumeId, { host, backend: backend.name });
+  });
+}
+
+/** The disk that a volume is made from; null: from none. */
+async function sourceDisk(context: OperationContext, { source }: Pick<Volume, 'source'>): Promise<Disk | null> {
+  if (source.kind !== 'volume' && source.kind !== 'snapshot') return null;
+  return (await needPlacedDisk(context, source.id as VolumeId | SnapshotId)).disk;
+}
+
+async function cacheImage(context: OperationContext, { volumeId }: VolumeInput): Promise<void> {
+  const { source } = await needVolume(context, volumeId);
+  if (source.kind !== 'image') return;
+  const { agent } = await needPlacedDisk(context, volumeId);
+  await agent.cacheImage(source.id as ImageId, await context.images.openImage(source.id as ImageId));
+}
+
+function createDisk(context: OperationContext): Step<VolumeInput> {
+  return {
+    name: 'create-disk',
+    async run({ volumeId, requestId }) {
+      const volume = await needVolume(context, volumeId);
+      const { disk, agent } = await needPlacedDisk(context, volumeId);
+      if (disk.state === 'formatted') return;
+      const from = await sourceDisk(context, volume);
+      if (from !== null)
+        await copyDisk(context, { from, disk, requestId, isNewKey: await wantsNewKey(context, volume) });
+      else {
+        const content = contentOfVolume(volume);
+        const imageKey = await imageKeyOf(context, disk, content);
+        const create = (keys: DiskKeys) => agent.createDisk(disk, content, keys);
+        await context.keys.lend([disk], 'create', requestId, create, imageKey);
+        await context.keys.close([disk], requestId);
+      }
+      crashPoint('steps.create-volume-disk.made');
+      await updateDisk(context.db, disk.id, { state: 'formatted' });
+    },
+    undo: ({ volumeId, requestId }) => destroyVolumeDisk(context, volumeId, requestId),
+  };
+}
+
+function contentOfVolume({ source }: Volume): DiskContent {
+  return source.kind === 'image' ? { kind: 'image', imageId: source.id as ImageId } : { kind: 'blank' };
+}
+
+/** Whether a clone is to have a volume key of its own too, besides its passphrase. */
+async function wantsNewKey({ db }: OperationContext, { volume_type_id: id }: Volume): Promise<boolean> {
+  const type = id === null ? null : await findVolumeType(db, id, null);
+  return type?.extra_specs[CLONE_KEY] === 'volume-key';
+}
+
+/** What a copy is made of, and of whom. */
+export type DiskCopyRequest = {
+  readonly from: Disk;
+  readonly disk: Disk;
+  readonly requestId: string;
+  /** With a volume key of its own, not only a passphrase. */
+  readonly isNewKey: boolean;
+};
+
+/**
+ * Makes `disk` hold what `from` holds at one moment, under its own key. Where both lie alike the medium is copied as it
+ * is and its passphrase changed; else, and from under a running guest, the data is encrypted anew. On return what was not
+ * open before is locked and its lease closed. *Repeat*: starts over.
+ */
+export async function copyDisk(context: OperationContext, { from, disk, requestId, isNewKey }: DiskCopyRequest) {
+  const { agent } = await needPlacedDisk(context, disk.ownerId);
+  if (await copyFromGuest(context, { from, disk, requestId, isNewKey })) return;
+  const isAlike = from.storage === disk.storage && from.encryption === disk.encryption && from.encryption !== 'plain';
+  const content: DiskContent = isAlike && !isNewKey ? { kind: 'clone', from } : { kind: 'disk', from };
+  try {
+    await context.keys.lend([from, disk], 'copy', requestId, (keys) => agent.createDisk(disk, content, keys));
+  } finally {
+    await context.keys.close([from, disk], requestId);
+  }
+}
+
+/** From under the guest that has the volume; false: none has, its disk is locked. */
+async function copyFromGuest(context: OperationContext, { from, disk, requestId }: DiskCopyRequest): Promise<boolean> {
+  if (from.role !== 'volume') return false;
+  const attachment = await attachmentOf(context.db, from.ownerId as VolumeId);
+  const placed = attachment?.server_id ? await loadIfPlaced(context, attachment.server_id) : null;
+  if (!placed) return false;
+  const { servers } = await placed.agent.inventory();
+  if (!servers.some(({ id }) => id === placed.server.id)) return false;
+  const sameSize: Disk = { ...disk, sizeBytes: from.sizeBytes };
+  try {
+    await context.keys.lend([disk], 'copy', requestId, async (keys) => {
+      await placed.agent.copyRunningDisk(serverSpec(placed), from, sameSize, keys);
+      if (disk.sizeBytes > from.sizeBytes) await placed.agent.growDisk(disk, from.sizeBytes, keys, null);
+    });
+  } finally {
+    await context.keys.close([disk], requestId);
+  }
+  return true;
+}
+
+/** Whether a volume has a disk on a host. */
+export async function isPlaced(context: OperationContext, volumeId: VolumeId): Promise<boolean> {
+  return (await placedDiskOf(context, volumeId)) !== null;
+}

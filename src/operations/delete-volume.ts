@@ -1,0 +1,69 @@
+import { crashPoint } from '#core/crash-point.ts';
+import { badRequest } from '#core/errors.ts';
+import { newId, type VolumeId } from '#core/ids.ts';
+import { snapshotsOf } from '#db/snapshots.ts';
+import { claimVolume, readersOf } from '#db/volumes.ts';
+import type { OperationContext } from '#operations/context.ts';
+import type { Operation } from '#operations/engine.ts';
+import { failVolume, finishVolume, type VolumeInput } from '#operations/volume-context.ts';
+import { destroyVolumeDisk } from '#operations/volume-steps.ts';
+
+/**
+ * Delete volume. Its time does not grow with the volume, and a key that is gone already is no obstacle.
+ *
+ * | step         | effect                                            | compensation | a repeat |
+ * |--------------|---------------------------------------------------|--------------|----------|
+ * | wait         | what is being made from it has ended              | –            | fine     |
+ * | destroy-disk | header overwritten, medium gone, secret destroyed | none: there is no way back from here | fine |
+ * | finish       | gone                                              | –            | same     |
+ *
+ * When a step keeps failing it ends in error_deleting, and can be deleted again once an admin has reset its status.
+ */
+export function deleteVolume(context: OperationContext): Operation<VolumeInput> {
+  return {
+    name: 'delete-volume',
+    steps: [
+      waitForReaders(context),
+      { name: 'destroy-disk', run: (input) => destroyVolumeDisk(context, input.volumeId, input.requestId) },
+      { name: 'finish', run: (input) => finishVolume(context, input, { deleted_at: new Date() }) },
+    ],
+    failed: (input) => failVolume(context, input, 'error_deleting'),
+  };
+}
+
+/**
+ * Claims a volume to delete it, and starts that. *Throws* volume-state; bad-request while it has snapshots.
+ */
+export async function beginVolumeDeletion(
+  { db, engine }: OperationContext,
+  volumeId: VolumeId,
+  requestId: string,
+  action: 'delete' | 'force-delete',
+): Promise<void> {
+  const id = `delete-volume:${newId()}`;
+  const operation = {
+    id,
+    name: 'delete-volume',
+    input: { volumeId, requestId, operationId: id } satisfies VolumeInput,
+  };
+  await claimVolume(db, volumeId, action, operation, async (tx) => {
+    const left = await snapshotsOf(tx, volumeId);
+    if (left.length > 0) {
+      throw badRequest(
+        `Invalid volume: Volume ${volumeId} still has ${left.length} dependent snapshots. Delete them first, or use cascade.`,
+      );
+    }
+  });
+  crashPoint('operations.recorded');
+  await engine.start(operation.name, id, operation.input);
+}
+
+/** Waits for what is being made from a volume: until then its disk stays as and where it is. */
+export function waitForReaders(context: OperationContext) {
+  return {
+    name: 'wait',
+    async run({ volumeId }: VolumeInput) {
+      for (const { id } of await readersOf(context.db, volumeId)) await context.engine.settled(id);
+    },
+  };
+}

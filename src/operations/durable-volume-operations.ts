@@ -1,0 +1,413 @@
+import { crashPoint } from '#core/crash-point.ts';
+import { badRequest, NightlatchError, notFound } from '#core/errors.ts';
+import {
+  type AttachmentId,
+  type DiskId,
+  newId,
+  type ServerId,
+  type SnapshotId,
+  type TransferId,
+  type VolumeId,
+} from '#core/ids.ts';
+import { GIB } from '#core/sizes.ts';
+import { isTransferKey, makeTransferKey } from '#core/transfer-key.ts';
+import { checkVolumeAction, snapshotStatuses } from '#core/volume.ts';
+import type { Queryable } from '#db/database.ts';
+import { disksOf, insertDisks } from '#db/disks.ts';
+import type { PendingOperation } from '#db/schema.ts';
+import { lockServer, type Server } from '#db/servers.ts';
+import { claimSnapshotForDeletion, insertSnapshot, type Snapshot, snapshotsOf } from '#db/snapshots.ts';
+import {
+  type Attachment,
+  attachmentOf,
+  attachmentsToServer,
+  insertAttachment,
+  updateAttachment,
+} from '#db/volume-attachments.ts';
+import { endTransfer, findTransfer, insertTransfer, type Transfer } from '#db/volume-transfers.ts';
+import { claimVolume, insertVolume, lockVolume, updateVolume, type Volume } from '#db/volumes.ts';
+import { acceptTransfer } from '#operations/accept-transfer.ts';
+import { attachVolume, detachVolume } from '#operations/attach-volume.ts';
+import type { OperationContext } from '#operations/context.ts';
+import { createSnapshot, deleteSnapshot } from '#operations/create-snapshot.ts';
+import { createVolume } from '#operations/create-volume.ts';
+import { beginVolumeDeletion, deleteVolume } from '#operations/delete-volume.ts';
+import type { Engine, Operation } from '#operations/engine.ts';
+import { extendVolume } from '#operations/extend-volume.ts';
+import { rekeyVolume } from '#operations/rekey-volume.ts';
+import type { Requester } from '#operations/server-operations.ts';
+import type { SnapshotInput, VolumeInput } from '#operations/volume-context.ts';
+import type {
+  Admit,
+  AttachmentRequest,
+  SnapshotRequest,
+  TransferRequest,
+  VolumeOperations,
+  VolumeRequest,
+} from '#operations/volume-operations.ts';
+
+/** Every operation on volumes, for the engine to know before it launches. */
+export function volumeOperations(context: OperationContext): Operation<VolumeInput>[] {
+  return [
+    createVolume(context),
+    deleteVolume(context),
+    extendVolume(context),
+    attachVolume(context),
+    detachVolume(context),
+    acceptTransfer(context),
+    rekeyVolume(context),
+  ];
+}
+
+/** Every operation on snapshots. */
+export function snapshotOperations(context: OperationContext): Operation<SnapshotInput>[] {
+  return [createSnapshot(context), deleteSnapshot(context)];
+}
+
+/** vda to vdz, less what a server has. */
+const LETTERS = 'abcdefghijklmnopqrstuvwxyz';
+/** States of a server in which Nova attaches and detaches volumes. */
+const ATTACHABLE: readonly Server['vm_state'][] = [
+  'active',
+  'paused',
+  'stopped',
+  'resized',
+  'shelved',
+  'shelved_offloaded',
+];
+
+/** Sets operations on volumes going on the durable engine, as `DurableServerOperations` does. */
+export class DurableVolumeOperations implements VolumeOperations {
+  readonly #context: OperationContext;
+  readonly #engine: Engine;
+
+  constructor(context: OperationContext, engine: Engine) {
+    this.#context = context;
+    this.#engine = engine;
+  }
+
+  async create(request: VolumeRequest, requester: Requester, admit: Admit): Promise<Volume> {
+    const id = newId<VolumeId>();
+    const operation = pendingOnVolume('create-volume', { volumeId: id, requestId: requester.requestId });
+    const volume = await this.#context.db.transaction().execute(async (tx) => {
+      await admit(tx);
+      await checkSource(tx, request);
+      const inserted = await insertVolume(tx, { ...volumeColumns(request, requester), id, ...beginning(operation) });
+      await insertDisks(tx, [newDisk({ ...request, ...requester, ownerId: id, role: 'volume' })]);
+      return inserted;
+    });
+    await this.#begin(operation);
+    return volume;
+  }
+
+  async delete(id: VolumeId, requester: Requester, how: { readonly force: boolean; readonly cascade: boolean }) {
+    const snapshots = how.cascade ? await snapshotsOf(this.#context.db, id) : [];
+    for (const snapshot of snapshots) await this.#deleteSnapshotAndWait(snapshot, requester);
+    await beginVolumeDeletion(this.#context, id, requester.requestId, how.force ? 'force-delete' : 'delete');
+  }
+
+  async extend(id: VolumeId, sizeGib: number, { requestId }: Requester, admit: Admit): Promise<void> {
+    const operation = pendingOnVolume('extend-volume', { volumeId: id, requestId, sizeGib });
+    await claimVolume(this.#context.db, id, 'extend', operation, async (tx, volume) => {
+      if (sizeGib <= volume.size_gib) {
+        throw badRequest(
+          `Invalid input received: New size for extend must be greater than current size. (current: ${volume.size_gib}, extended: ${sizeGib}).`,
+        );
+      }
+      await admit(tx);
+    });
+    await this.#begin(operation);
+  }
+
+  async createSnapshot(id: VolumeId, request: SnapshotRequest, requester: Requester, admit: Admit): Promise<Snapshot> {
+    const snapshotId = newId<SnapshotId>();
+    const operation = pendingOnSnapshot('create-snapshot', {
+      snapshotId,
+      volumeId: id,
+      requestId: requester.requestId,
+    });
+    const snapshot = await this.#context.db.transaction().execute(async (tx) => {
+      const volume = await lockVolume(tx, id);
+      checkCanBeRead(volume, request.force);
+      await admit(tx);
+      const [disk] = await disksOf(tx, id);
+      if (!disk) throw new Error(`volume ${id} has no disk`);
+      const inserted = await insertSnapshot(tx, {
+        id: snapshotId,
+        volume_id: id,
+        project_id: volume.project_id,
+        user_id: requester.userId,
+        name: request.name,
+        description: request.description,
+        size_gib: volume.size_gib,
+        status: 'creating',
+        metadata: JSON.stringify(request.metadata),
+        operation: JSON.stringify(operation),
+        updated_at: new Date(),
+      });
+      const { created_at: _, ...like } = disk;
+      const own = { id: newId<DiskId>(), owner_id: snapshotId, role: 'volume-snapshot', generation: 0 } as const;
+      await insertDisks(tx, [{ ...like, ...own, state: 'absent', secret_id: null, other_secret_id: null }]);
+      return inserted;
+    });
+    await this.#begin(operation);
+    return snapshot;
+  }
+
+  async deleteSnapshot(
+    id: SnapshotId,
+    { requestId }: Requester,
+    { force }: { readonly force: boolean },
+  ): Promise<void> {
+    await this.#beginSnapshotDeletion(id, requestId, force);
+  }
+
+  async attach(id: VolumeId, request: AttachmentRequest, { requestId, projectId }: Requester): Promise<Attachment> {
+    const attachment = { id: newId<AttachmentId>(), serverId: request.serverId };
+    const operation = pendingOnVolume('attach-volume', { volumeId: id, requestId, attachment });
+    let written: Attachment | null = null;
+    await claimVolume(this.#context.db, id, 'attach', operation, async (tx, volume) => {
+      const server = await lockServer(tx, request.serverId);
+      checkAttachable(server, volume, projectId);
+      const device = await freeDevice(tx, server, request.device);
+      const reserved = await attachmentOf(tx, id);
+      if (reserved) await updateAttachment(tx, reserved.id, { status: 'detached', detached_at: new Date() });
+      written = await insertAttachment(tx, {
+        id: attachment.id,
+        volume_id: id,
+        server_id: request.serverId,
+        status: 'attaching',
+        device,
+        delete_on_termination: request.deleteOnTermination,
+        boot_index: null,
+      });
+    });
+    await this.#begin(operation);
+    if (!written) throw new Error('an attachment was claimed and not written');
+    return written;
+  }
+
+  async detach(id: VolumeId, serverId: ServerId, { requestId }: Requester): Promise<void> {
+    const attachment = await attachmentOf(this.#context.db, id);
+    if (!attachment || attachment.server_id !== serverId) throw notFound('volume_id', id);
+    const input = { volumeId: id, requestId, attachment: { id: attachment.id, serverId } };
+    const operation = pendingOnVolume('detach-volume', input);
+    await claimVolume(this.#context.db, id, 'detach', operation, async (tx) => {
+      const server = await lockServer(tx, serverId);
+      checkServerState(server, 'detach_volume');
+      await updateAttachment(tx, attachment.id, { status: 'detaching' });
+    });
+    await this.#begin(operation);
+  }
+
+  async offer(id: VolumeId, { name, noSnapshots }: TransferRequest) {
+    const key = await makeTransferKey();
+    const transfer = await this.#context.db.transaction().execute(async (tx) => {
+      const volume = await lockVolume(tx, id);
+      checkVolumeAction('offer', { id, status: volume.status, isBusy: volume.operation !== null });
+      await checkCanBeRekeyed(tx, id);
+      const snapshots = await snapshotsOf(tx, id);
+      const unready = snapshots.find(({ status, operation }) => status !== 'available' || operation !== null);
+      if (unready || (noSnapshots && snapshots.length > 0)) throw snapshotsInTheWay(id, unready?.id ?? null);
+      await updateVolume(tx, id, { status: 'awaiting-transfer' });
+      return await insertTransfer(tx, {
+        id: newId<TransferId>(),
+        volume_id: id,
+        name,
+        salt: key.salt,
+        auth_hash: key.authHash,
+        no_snapshots: noSnapshots,
+        source_project_id: volume.project_id,
+        destination_project_id: null,
+      });
+    });
+    return { transfer, authKey: key.authKey };
+  }
+
+  async withdraw({ volume_id: id }: Transfer): Promise<void> {
+    await this.#context.db.transaction().execute(async (tx) => {
+      const volume = await lockVolume(tx, id);
+      checkVolumeAction('withdraw', { id, status: volume.status, isBusy: volume.operation !== null });
+      await endTransfer(tx, id, null);
+      await updateVolume(tx, id, { status: 'available' });
+    });
+  }
+
+  async accept(transfer: Transfer, authKey: string, requester: Requester, admit: Admit): Promise<void> {
+    if (!(await isTransferKey(authKey, { salt: transfer.salt, authHash: transfer.auth_hash }))) {
+      throw badRequest(`Attempt to transfer ${transfer.id} with invalid auth key.`);
+    }
+    const { requestId, projectId, userId } = requester;
+    const { volume_id: volumeId } = transfer;
+    const operation = pendingOnVolume('accept-transfer', { volumeId, requestId, recipient: { projectId, userId } });
+    await claimVolume(this.#context.db, volumeId, 'accept', operation, async (tx) => {
+      // Withdrawn, and offered anew, since it was read.
+      if ((await findTransfer(tx, transfer.id)) === null) throw notFound('Transfer', transfer.id);
+      await admit(tx);
+    });
+    await this.#begin(operation);
+    await this.#engine.settled(operation.id);
+  }
+
+  async rekey(id: VolumeId, { requestId }: Requester): Promise<void> {
+    const operation = pendingOnVolume('rekey-volume', { volumeId: id, requestId });
+    await claimVolume(this.#context.db, id, 'rekey', operation, async (tx, volume) => {
+      if (volume.encryption === null) throw badRequest(`Invalid volume: Volume ${id} is not encrypted.`);
+      await checkCanBeRekeyed(tx, id);
+    });
+    await this.#begin(operation);
+  }
+
+  async #begin(operation: PendingOperation): Promise<void> {
+    crashPoint('operations.recorded');
+    await this.#engine.start(operation.name, operation.id, operation.input);
+  }
+
+  async #beginSnapshotDeletion(id: SnapshotId, requestId: string, force: boolean): Promise<PendingOperation> {
+    const { db } = this.#context;
+    const { volume_id: volumeId } = await db
+      .selectFrom('snapshots')
+      .select('volume_id')
+      .where('id', '=', id)
+      .executeTakeFirstOrThrow();
+    const operation = pendingOnSnapshot('delete-snapshot', { snapshotId: id, volumeId, requestId });
+    const from = force ? snapshotStatuses : (['available', 'error'] as const);
+    await claimSnapshotForDeletion(db, id, from, operation);
+    await this.#begin(operation);
+    return operation;
+  }
+
+  async #deleteSnapshotAndWait({ id }: Snapshot, { requestId }: Requester): Promise<void> {
+    const { id: operationId } = await this.#beginSnapshotDeletion(id, requestId, false);
+    await this.#engine.settled(operationId);
+  }
+}
+
+function pendingOnVolume(name: string, particulars: Omit<VolumeInput, 'operationId'>): PendingOperation {
+  const id = `${name}:${newId()}`;
+  const input: VolumeInput = { ...particulars, operationId: id };
+  return { id, name, input };
+}
+
+function pendingOnSnapshot(name: string, particulars: Omit<SnapshotInput, 'operationId'>): PendingOperation {
+  const id = `${name}:${newId()}`;
+  const input: SnapshotInput = { ...particulars, operationId: id };
+  return { id, name, input };
+}
+
+function beginning(operation: PendingOperation) {
+  return { status: 'creating', operation: JSON.stringify(operation), updated_at: new Date() } as const;
+}
+
+function volumeColumns(request: VolumeRequest, { projectId, userId }: Requester) {
+  return {
+    project_id: projectId,
+    user_id: userId,
+    name: request.name,
+    description: request.description,
+    size_gib: request.sizeGib,
+    volume_type_id: request.volumeTypeId,
+    encryption: request.encryption === null ? null : JSON.stringify(request.encryption),
+    availability_zone: request.availabilityZone,
+    metadata: JSON.stringify(request.metadata),
+    image_metadata: request.imageMetadata === null ? null : JSON.stringify(request.imageMetadata),
+    bootable: request.bootable,
+    source: JSON.stringify(request.source),
+    host: null,
+    backend: null,
+  };
+}
+
+/** The row of a volume's disk; where it goes is still to be chosen. */
+function newDisk({
+  ownerId,
+  role,
+  sizeGib,
+  format,
+  source,
+  projectId,
+}: Pick<VolumeRequest, 'sizeGib' | 'format' | 'source'> &
+  Pick<Requester, 'projectId'> & { readonly ownerId: VolumeId; readonly role: 'volume' }) {
+  return {
+    id: newId<DiskId>(),
+    owner_id: ownerId,
+    project_id: projectId,
+    role,
+    ordinal: 0,
+    size_bytes: sizeGib * GIB,
+    storage: null,
+    encrypted: format !== null,
+    encryption: format,
+    image_id: source.kind === 'image' ? (source.id as never) : null,
+    host: null,
+    backend: null,
+    state: 'absent',
+    secret_id: null,
+  } as const;
+}
+
+/** Looked at again where nobody can change it: until the new volume's row is there, its source might go. */
+async function checkSource(tx: Queryable, { source }: VolumeRequest): Promise<void> {
+  if (source.kind === 'volume') checkCanBeRead(await lockVolume(tx, source.id as VolumeId), true);
+}
+
+/** @throws volume-state. */
+function checkCanBeRead(volume: Volume, evenInUse: boolean): void {
+  const allowed = evenInUse ? ['available', 'in-use'] : ['available'];
+  if (allowed.includes(volume.status) && volume.operation === null) return;
+  const details = { volume: volume.id, action: 'copy', allowed: allowed.join(' or '), status: volume.status };
+  throw new NightlatchError('volume-state', details);
+}
+
+function checkAttachable(server: Server, volume: Volume, projectId: string): void {
+  checkServerState(server, 'attach_volume');
+  if (volume.project_id !== server.project_id && volume.project_id !== projectId) throw notFound('Volume', volume.id);
+  if (server.host !== null && volume.host !== null && server.host !== volume.host) {
+    const details = { volume: volume.id, host: volume.host, server: server.id, other: server.host };
+    throw new NightlatchError('volume-elsewhere', details);
+  }
+}
+
+/** @throws server-state (409) with Nova's words. */
+function checkServerState({ id, vm_state: state, task_state: task }: Server, action: string): void {
+  if (!ATTACHABLE.includes(state))
+    throw new NightlatchError('server-state', { action, id, attribute: 'vm_state', state });
+  if (task !== null) throw new NightlatchError('server-state', { action, id, attribute: 'task_state', state: task });
+}
+
+/** @throws bad-request for a volume whose format has no header to change. */
+async function checkCanBeRekeyed(tx: Queryable, id: VolumeId): Promise<void> {
+  const disks = await disksOf(tx, id);
+  if (disks.every(({ encryption }) => encryption !== 'plain')) return;
+  throw badRequest(
+    `Invalid volume: Volume ${id} has format plain, whose key cannot be changed. Retype it to an encrypted type with a header first.`,
+  );
+}
+
+function snapshotsInTheWay(id: VolumeId, unready: SnapshotId | null): Error {
+  return badRequest(
+    unready === null
+      ? `Invalid volume: Volume ${id} has snapshots, which go with it. Offer it with its snapshots, or delete them.`
+      : `Invalid snapshot: Snapshot ${unready} of volume ${id} is not available.`,
+  );
+}
+
+/** @throws conflict when the wished for name is taken; refused (403) when a server has no name left. */
+async function freeDevice(tx: Queryable, server: Server, wished: string | null): Promise<string> {
+  const own = (await disksOf(tx, server.id)).filter(({ role, standing }) => standing === 'live' && role !== 'memory');
+  const volumes = await attachmentsToServer(tx, server.id);
+  const taken = new Set(volumes.flatMap(({ device }) => (device === null ? [] : [device])));
+  // A server's own disks have the first names, in their order.
+  for (const [i] of own.entries()) taken.add(`/dev/vd${LETTERS[i]}`);
+  if (wished !== null) {
+    const device = wished.startsWith('/dev/') ? wished : `/dev/${wished}`;
+    if (!/^\/dev\/vd[a-z]$/.test(device)) throw badRequest(`The supplied device path (${wished}) is invalid.`);
+    if (taken.has(device)) {
+      throw new NightlatchError('conflict', { reason: `The supplied device path (${wished}) is in use.` });
+    }
+    return device;
+  }
+  const letter = [...LETTERS].find((each) => !taken.has(`/dev/vd${each}`));
+  if (!letter) throw new NightlatchError('refused', { reason: 'Maximum number of volumes exceeded' });
+  return `/dev/vd${letter}`;
+}

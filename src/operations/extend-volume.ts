@@ -1,0 +1,57 @@
+import { crashPoint } from '#core/crash-point.ts';
+import type { ServerId } from '#core/ids.ts';
+import { GIB } from '#core/sizes.ts';
+import { updateDisk } from '#db/disks.ts';
+import { attachmentOf } from '#db/volume-attachments.ts';
+import { updateVolume } from '#db/volumes.ts';
+import { loadIfPlaced, type OperationContext } from '#operations/context.ts';
+import { waitForReaders } from '#operations/delete-volume.ts';
+import type { Operation } from '#operations/engine.ts';
+import { failVolume, finishAsBefore, needPlacedDisk, type VolumeInput } from '#operations/volume-context.ts';
+
+/**
+ * Extend volume, attached or not. A guest that has it sees it grow.
+ *
+ * | step   | effect                                       | compensation | a repeat |
+ * |--------|----------------------------------------------|--------------|----------|
+ * | wait   | what is being made from it has ended         | –            | fine     |
+ * | grow   | its disk has the new size, and says so       | none: what a failure leaves is as large as before or larger, and can be extended again | fine |
+ * | finish | the status it had                            | –            | same     |
+ */
+export function extendVolume(context: OperationContext): Operation<VolumeInput> {
+  return {
+    name: 'extend-volume',
+    steps: [
+      waitForReaders(context),
+      { name: 'grow', run: (input) => grow(context, input) },
+      { name: 'finish', run: (input) => finishAsBefore(context, input) },
+    ],
+    failed: (input) => failVolume(context, input, 'error_extending'),
+  };
+}
+
+async function grow(context: OperationContext, { volumeId, requestId, sizeGib }: VolumeInput): Promise<void> {
+  if (sizeGib === undefined) throw new Error(`an extend of volume ${volumeId} names no size`);
+  const { disk, agent } = await needPlacedDisk(context, volumeId);
+  const larger = { ...disk, sizeBytes: sizeGib * GIB };
+  const guest = await guestThatHas(context, volumeId);
+  const growDisk = (keys: Parameters<typeof agent.growDisk>[2]) => agent.growDisk(larger, disk.sizeBytes, keys, guest);
+  await context.keys.lend([disk], guest === null ? 'create' : 'run', requestId, growDisk);
+  crashPoint('steps.extend-volume.grown');
+  if (guest === null) await context.keys.close([disk], requestId);
+  await context.db.transaction().execute(async (tx) => {
+    await updateDisk(tx, disk.id, { size_bytes: larger.sizeBytes });
+    await updateVolume(tx, volumeId, { size_gib: sizeGib });
+  });
+}
+
+/** The server whose guest runs with this volume; null: none does. */
+export async function guestThatHas(
+  context: OperationContext,
+  volumeId: VolumeInput['volumeId'],
+): Promise<ServerId | null> {
+  const attachment = await attachmentOf(context.db, volumeId);
+  const placed = attachment?.server_id ? await loadIfPlaced(context, attachment.server_id) : null;
+  const { servers } = (await placed?.agent.inventory()) ?? { servers: [] };
+  return servers.find(({ id }) => id === placed?.server.id)?.id ?? null;
+}

@@ -1,0 +1,75 @@
+import type { Disk, DiskOwnerId } from '#core/disk.ts';
+import type { AttachmentId, ProjectId, ServerId, SnapshotId, UserId, VolumeId } from '#core/ids.ts';
+import type { VolumeStatus } from '#core/volume.ts';
+import { asDisk, disksOf } from '#db/disks.ts';
+import { attachmentOf } from '#db/volume-attachments.ts';
+import { findVolume, releaseVolume, type Volume, type VolumeChange } from '#db/volumes.ts';
+import type { HostAgent } from '#host/host-agent.ts';
+import type { OperationContext } from '#operations/context.ts';
+
+/** What every operation on a volume is given. It is recorded. */
+export type VolumeInput = {
+  readonly volumeId: VolumeId;
+  readonly operationId: string;
+  readonly requestId: string;
+  /** Of an extend: what it is to have. */
+  readonly sizeGib?: number;
+  /** Of an attach or a detach. */
+  readonly attachment?: { readonly id: AttachmentId; readonly serverId: ServerId };
+  /** Of the acceptance of a transfer: whose it becomes. */
+  readonly recipient?: { readonly projectId: ProjectId; readonly userId: UserId };
+};
+
+/** What every operation on a snapshot is given. It is recorded. */
+export type SnapshotInput = {
+  readonly snapshotId: SnapshotId;
+  readonly volumeId: VolumeId;
+  readonly operationId: string;
+  readonly requestId: string;
+};
+
+/** A disk of a volume or a snapshot that has its place, with the agent of its host. */
+export type PlacedDisk = { readonly disk: Disk; readonly agent: HostAgent };
+
+/** Null: it has no disk, or one that no host was found for. */
+export async function placedDiskOf(context: OperationContext, owner: DiskOwnerId): Promise<PlacedDisk | null> {
+  const row = (await disksOf(context.db, owner)).find(({ standing }) => standing === 'live');
+  if (!row || row.storage === null || row.host === null) return null;
+  return { disk: asDisk(row), agent: context.agent(row.host) };
+}
+
+/** @throws when it has none: a bug. */
+export async function needPlacedDisk(context: OperationContext, owner: DiskOwnerId): Promise<PlacedDisk> {
+  const placed = await placedDiskOf(context, owner);
+  if (!placed) throw new Error(`${owner} has no disk on any host`);
+  return placed;
+}
+
+export async function needVolume(context: OperationContext, id: VolumeId): Promise<Volume> {
+  const volume = await findVolume(context.db, id);
+  if (!volume) throw new Error(`volume ${id} has no row`);
+  return volume;
+}
+
+/** Gives a volume back: the operation has ended. */
+export async function finishVolume(context: OperationContext, input: VolumeInput, change: VolumeChange): Promise<void> {
+  await releaseVolume(context.db, input.volumeId, input.operationId, change);
+}
+
+/** Gives a volume back in the status it had before the operation. */
+export async function finishAsBefore(
+  context: OperationContext,
+  input: VolumeInput,
+  change: VolumeChange = {},
+): Promise<void> {
+  const { previous_status: before } = await needVolume(context, input.volumeId);
+  // Its server may have gone meanwhile.
+  const isFree = before === 'in-use' && (await attachmentOf(context.db, input.volumeId)) === null;
+  const status = isFree ? 'available' : (before ?? 'available');
+  await finishVolume(context, input, { ...change, status, previous_status: null });
+}
+
+/** Gives a volume back in a status that tells its user that the operation failed. */
+export async function failVolume(context: OperationContext, input: VolumeInput, status: VolumeStatus): Promise<void> {
+  await finishVolume(context, input, { status, previous_status: null });
+}

@@ -1,0 +1,75 @@
+import type { EncryptionFormat } from '#core/encryption-intent.ts';
+import type { ServerId, SnapshotId, VolumeId, VolumeTypeId } from '#core/ids.ts';
+import type { VolumeEncryption, VolumeSource } from '#core/volume.ts';
+import type { Queryable } from '#db/database.ts';
+import type { Snapshot } from '#db/snapshots.ts';
+import type { Attachment } from '#db/volume-attachments.ts';
+import type { Transfer } from '#db/volume-transfers.ts';
+import type { Volume } from '#db/volumes.ts';
+import type { Requester } from '#operations/server-operations.ts';
+
+/** A volume as a user asked for it, already judged: type and source exist and fit. */
+export type VolumeRequest = {
+  readonly name: string | null;
+  readonly description: string | null;
+  readonly sizeGib: number;
+  readonly volumeTypeId: VolumeTypeId | null;
+  /** Null: it is not encrypted. */
+  readonly encryption: VolumeEncryption | null;
+  readonly format: EncryptionFormat | null;
+  readonly availabilityZone: string;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly imageMetadata: Readonly<Record<string, string>> | null;
+  readonly bootable: boolean;
+  readonly source: VolumeSource;
+};
+
+/** A snapshot as a user asked for it. `force`: also of a volume that is in use. */
+export type SnapshotRequest = {
+  readonly name: string | null;
+  readonly description: string | null;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly force: boolean;
+};
+
+/** How a server is to have a volume. */
+export type AttachmentRequest = {
+  readonly serverId: ServerId;
+  /** /dev/vdb and so on; null: the next that is free. */
+  readonly device: string | null;
+  readonly deleteOnTermination: boolean;
+};
+
+/** An offer of a volume, as its giver asked for it. */
+export type TransferRequest = { readonly name: string | null; readonly noSnapshots: boolean };
+
+/** Looks, within the transaction that writes the new thing, whether its project may have it. */
+export type Admit = (tx: Queryable) => Promise<void>;
+
+/**
+ * What the API may set going on volumes. Each call returns as soon as the operation is durable; it goes on by itself. Of
+ * two callers at once exactly one wins, the other gets volume-state or snapshot-state (400).
+ */
+export interface VolumeOperations {
+  create(request: VolumeRequest, requester: Requester, admit: Admit): Promise<Volume>;
+  /** `force`: from every status, as an admin may. `cascade`: its snapshots too. *Throws* bad-request while it has some. */
+  delete(
+    id: VolumeId,
+    requester: Requester,
+    how: { readonly force: boolean; readonly cascade: boolean },
+  ): Promise<void>;
+  extend(id: VolumeId, sizeGib: number, requester: Requester, admit: Admit): Promise<void>;
+  createSnapshot(id: VolumeId, request: SnapshotRequest, requester: Requester, admit: Admit): Promise<Snapshot>;
+  deleteSnapshot(id: SnapshotId, requester: Requester, how: { readonly force: boolean }): Promise<void>;
+  /** *Throws* server-state (409) where Nova would; volume-elsewhere (400). */
+  attach(id: VolumeId, request: AttachmentRequest, requester: Requester): Promise<Attachment>;
+  detach(id: VolumeId, serverId: ServerId, requester: Requester): Promise<void>;
+  /** Offers a volume, with its snapshots, to whoever knows the key that is shown once. */
+  offer(id: VolumeId, request: TransferRequest): Promise<{ readonly transfer: Transfer; readonly authKey: string }>;
+  /** Takes an offer back. */
+  withdraw(transfer: Transfer): Promise<void>;
+  /** Makes the volume the requester's, under keys of its own. *Throws* bad-request for a wrong key. */
+  accept(transfer: Transfer, authKey: string, requester: Requester, admit: Admit): Promise<void>;
+  /** Gives a volume another passphrase, also while a guest has it. *Throws* bad-request for one that has none to change. */
+  rekey(id: VolumeId, requester: Requester): Promise<void>;
+}

@@ -1,0 +1,38 @@
+import { crashPoint } from '#core/crash-point.ts';
+import type { DiskOwnerId } from '#core/disk.ts';
+import { endUnplacedDisks, updateDisk } from '#db/disks.ts';
+import type { OperationContext } from '#operations/context.ts';
+import type { Step } from '#operations/engine.ts';
+import { needPlacedDisk, placedDiskOf } from '#operations/volume-context.ts';
+
+/** Steps that operations on volumes and snapshots share. */
+
+/** Makes and stores the key of an encrypted disk that has none. Undo destroys it, and ends the disk's row. */
+export function storeVolumeKey<Input extends { readonly requestId: string }>(
+  context: OperationContext,
+  ownerOf: (input: Input) => DiskOwnerId,
+): Step<Input> {
+  return {
+    name: 'store-key',
+    async run(input) {
+      const { disk } = await needPlacedDisk(context, ownerOf(input));
+      await context.keys.createKey(disk, input.requestId);
+    },
+    undo: (input) => destroyVolumeDisk(context, ownerOf(input), input.requestId),
+  };
+}
+
+/**
+ * Locks the disk, overwrites its header, removes it, destroys its key: in this order, as `destroyDisks` does. *Repeat*:
+ * fine.
+ */
+export async function destroyVolumeDisk(context: OperationContext, owner: DiskOwnerId, requestId: string) {
+  const placed = await placedDiskOf(context, owner);
+  if (!placed) return await endUnplacedDisks(context.db, owner);
+  const { disk, agent } = placed;
+  await agent.destroyDisk(disk);
+  crashPoint('steps.destroy-volume-disk.removed');
+  await context.keys.close([disk], requestId);
+  await context.keys.destroyKey(disk, requestId);
+  await updateDisk(context.db, disk.id, { state: 'destroyed', secret_id: null, other_secret_id: null });
+}

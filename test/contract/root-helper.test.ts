@@ -10,6 +10,7 @@ import { type HelperJob, runByHelper } from '#host/helper-client.ts';
 import { frame } from '#host/helper-protocol.ts';
 import { findInMemory } from '#test/support/memory-scan.ts';
 import { asItsUnit, type RootHelper, startRootHelper } from '#test/support/root-helper.ts';
+import { NO_MAPPINGS } from '#test/support/volume-group.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
 /** cryptsetup takes a file for a device, so that a file stands in for a volume where the kernel has no device-mapper. */
@@ -123,9 +124,10 @@ describe('a root helper', { timeout: 120_000 }, () => {
       ['cryptsetup', ...TEST_KEY.with(-1, elsewhere)],
       ['cryptsetup', ...TEST_KEY, '--header', '/etc/shadow'],
       ['cryptsetup', 'close', 'vg0-root'],
-      ['lvremove', '-f', '-y', 'other/root'],
-      ['lvremove', '-f', '-y', `${GROUP}/root`],
-      ['lvs', '--config', 'devices/scan="/"', GROUP],
+      ['lvremove', ...NO_MAPPINGS, '-f', '-y', 'other/root'],
+      ['lvremove', ...NO_MAPPINGS, '-f', '-y', `${GROUP}/root`],
+      ['lvs', '--config', 'devices/scan="/"', '-o', 'lv_name', GROUP],
+      ['lvs', ...NO_MAPPINGS, '--config', 'devices/scan="/"', '-o', 'lv_name', GROUP],
       ['dmsetup', 'table', '--showkeys'],
       ['constructor'],
       ['__proto__'],

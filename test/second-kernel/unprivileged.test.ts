@@ -12,6 +12,7 @@ import { command } from '#test/support/command.ts';
 import { holds, sizeOf, someDisk, tell } from '#test/support/disk-lab.ts';
 import { asItsUnit, type RootHelper, startRootHelper } from '#test/support/root-helper.ts';
 import { parseTestResults } from '#test/support/test-results.ts';
+import { NO_MAPPINGS } from '#test/support/volume-group.ts';
 
 /** A service that is not root, with the files of `packaging/unprivileged`, seen from outside by root. */
 const GROUP = process.env.NIGHTLATCH_TEST_VOLUME_GROUP ?? '';
@@ -138,9 +139,9 @@ test('a service that was taken over reaches no other volume, device or file, wit
     ['cryptsetup', ...open, '--header', '/etc/shadow', mine, mapping],
     ['cryptsetup', 'open', '--type', 'luks2', '--key-file=/etc/shadow', mine, mapping],
     ['dmsetup', 'table', '--showkeys', mapping],
-    ['lvremove', '-f', '-y', `${GROUP}/root`],
-    ['lvextend', '-y', '-L', '1b', `${GROUP}/root`],
-    ['lvcreate', '-y', '-Wy', '-Zy', '-L', '4194304b', '-n', 'mine', GROUP],
+    ['lvremove', ...NO_MAPPINGS, '-f', '-y', `${GROUP}/root`],
+    ['lvextend', ...NO_MAPPINGS, '-y', '-L', '1b', `${GROUP}/root`],
+    ['lvcreate', ...NO_MAPPINGS, '-y', '-Wy', '-Zy', '-L', '4194304b', '-n', 'mine', GROUP],
   ]) {
     assert.equal(await service.must('askHelper', program, args), 'refused', `${program} ${args.join(' ')}`);
   }

@@ -1,3 +1,4 @@
+import { runConformance } from './conformance.ts';
 import { allSuites, type Choice, conclude, runSuites } from './suites.ts';
 
 /** These boot a kernel of their own, for device-mapper. */
@@ -18,8 +19,13 @@ const capabilities: Readonly<Record<string, Choice>> = {
 
 const [name = '', word] = process.argv.slice(2);
 const evidence = capabilities[name];
+if (name === 'conformance') {
+  const totals = await runConformance(process.argv.slice(3));
+  if (totals) conclude(name, totals);
+}
 if (!evidence) {
   process.stderr.write(`usage: npm run prove -- ${Object.keys(capabilities).join('|')} [WORD]\n`);
+  process.stderr.write('       npm run prove -- conformance --area volumes [WORD]\n');
   process.exit(2);
 }
 const only = word === undefined ? evidence.only : [word];

@@ -1,0 +1,154 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createWriteStream } from 'node:fs';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import type { Cloud } from '#test/conformance/cloud.ts';
+
+/** Where Debian's tools are; another Python may come first in the caller's path. */
+const DEBIAN_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+export type TestOutcome = 'ok' | 'FAILED' | 'SKIPPED';
+
+type Run = {
+  /** Where its configuration and what it prints are put. */
+  readonly folder: string;
+  readonly workers: number;
+  /** Full ids, as Tempest lists them. */
+  readonly tests: readonly string[];
+  /** Called at the end of each test with its name, which is its id without what is in brackets. */
+  readonly onTest: (name: string, outcome: TestOutcome) => void;
+};
+
+/**
+ * Runs OpenStack's own tests against a cloud. Returns the file with all that they printed. A test of a class that could not
+ * be set up is never told of. @throws when Tempest itself does not run.
+ */
+export async function runTempest(cloud: Cloud, { folder, workers, tests, onTest }: Run): Promise<string> {
+  await tempest(folder, ['init', 'workspace']);
+  const workspace = join(folder, 'workspace');
+  const list = join(folder, 'tests.txt');
+  await mkdir(join(folder, 'locks'));
+  await writeFile(join(workspace, 'etc', 'accounts.yaml'), JSON.stringify(cloud.accounts));
+  await writeFile(join(workspace, 'etc', 'tempest.conf'), configText(cloud, folder));
+  await writeFile(list, `${tests.join('\n')}\n`);
+  const output = join(folder, 'output.txt');
+  const args = ['run', '--concurrency', `${workers}`, '--load-list', list];
+  const code = await tempest(workspace, args, output, (line) => {
+    const told = /^\{\d+\} (\S+) \[[^\]]*\] \.\.\. (ok|FAILED|SKIPPED)/.exec(line);
+    if (told) onTest(told[1] ?? '', told[2] as TestOutcome);
+  });
+  // 1: a test failed.
+  if (code !== 0 && code !== 1) throw new Error(`tempest ended with ${code}; see ${output}`);
+  return output;
+}
+
+async function tempest(
+  cwd: string,
+  args: readonly string[],
+  output = join(cwd, 'init.txt'),
+  onLine: (line: string) => void = () => {},
+): Promise<number | null> {
+  const env = { PATH: DEBIAN_PATH, HOME: cwd, LC_ALL: 'C.UTF-8' };
+  const child = spawn('tempest', args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
+  const file = createWriteStream(output);
+  child.stderr.pipe(file, { end: false });
+  child.stdout.pipe(file, { end: false });
+  createInterface(child.stdout).on('line', onLine);
+  const [code] = (await once(child, 'close')) as [number | null];
+  file.end();
+  return code;
+}
+
+/** Its configuration: what the cloud has, and what it has not. See "Tempest Configuration Guide". */
+function configText({ service, admin, images, flavors, imageFile }: Cloud, folder: string): string {
+  const groups: Readonly<Record<string, Readonly<Record<string, string | number | boolean>>>> = {
+    DEFAULT: { debug: true, log_dir: folder, log_file: 'tempest.log' },
+    auth: {
+      use_dynamic_credentials: false,
+      test_accounts_file: join(folder, 'workspace', 'etc', 'accounts.yaml'),
+      create_isolated_networks: false,
+      default_credentials_domain_name: 'Default',
+      tempest_roles: 'member',
+      // For the few tests that make accounts of their own.
+      admin_username: admin.username,
+      admin_password: admin.password,
+      admin_project_name: admin.project_name,
+      admin_domain_name: 'Default',
+    },
+    identity: {
+      auth_version: 'v3',
+      uri_v3: `${service.url}/identity/v3`,
+      v3_endpoint_type: 'publicURL',
+      region: 'RegionOne',
+      admin_role: 'admin',
+      default_domain_id: 'default',
+    },
+    'identity-feature-enabled': { api_v2: false, api_v2_admin: false, api_v3: true, trust: false },
+    service_available: { nova: true, cinder: true, glance: true, neutron: false, swift: false, horizon: false },
+    compute: {
+      image_ref: images[0],
+      image_ref_alt: images[1],
+      flavor_ref: flavors[0],
+      flavor_ref_alt: flavors[1],
+      build_interval: 1,
+      build_timeout: 120,
+      min_microversion: '2.1',
+      max_microversion: '2.93',
+      volume_device_name: 'vdb',
+      shelved_offload_time: 0,
+    },
+    'compute-feature-enabled': {
+      attach_encrypted_volume: true,
+      resize: true,
+      cold_migration: false,
+      live_migration: false,
+      interface_attach: false,
+      vnc_console: false,
+      config_drive: true,
+      metadata_service: false,
+      personality: false,
+      swap_volume: false,
+      volume_multiattach: false,
+      rescue: true,
+      stable_rescue: false,
+    },
+    volume: {
+      catalog_type: 'volumev3',
+      min_microversion: '3.0',
+      max_microversion: '3.70',
+      volume_size: 1,
+      volume_type: '__DEFAULT__',
+      storage_protocol: 'file',
+      vendor_name: 'Nightlatch',
+      disk_format: 'raw',
+      backend_names: 'files',
+      build_interval: 1,
+      build_timeout: 120,
+    },
+    'volume-feature-enabled': {
+      backup: true,
+      snapshot: true,
+      clone: true,
+      multi_backend: false,
+      manage_snapshot: false,
+      manage_volume: false,
+      extend_attached_volume: true,
+      extend_attached_encrypted_volume: true,
+      api_extensions: 'all',
+    },
+    image: { disk_formats: 'raw,qcow2', container_formats: 'bare', build_timeout: 120 },
+    'image-feature-enabled': { api_v1: false, api_v2: true, import_image: false },
+    validation: { run_validation: false, security_group: false, security_group_rules: false },
+    scenario: { img_file: imageFile, img_disk_format: 'raw', img_container_format: 'bare' },
+    'service-clients': { http_timeout: 120 },
+    oslo_concurrency: { lock_path: join(folder, 'locks') },
+  };
+  return Object.entries(groups)
+    .map(([group, options]) => {
+      const lines = Object.entries(options).map(([name, value]) => `${name} = ${value}\n`);
+      return `[${group}]\n${lines.join('')}\n`;
+    })
+    .join('');
+}

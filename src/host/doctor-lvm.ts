@@ -3,7 +3,7 @@ import { describeError, NightlatchError } from '#core/errors.ts';
 import { GIB } from '#core/sizes.ts';
 import type { Finding } from '#host/doctor.ts';
 import { checkCipher } from '#host/encryption/dm-crypt/probe.ts';
-import { hasProgram, type Program, packageOf } from '#host/exec.ts';
+import { hasProgram, type Program, packageOf, run } from '#host/exec.ts';
 import { Volumes } from '#host/storage/lvm/volumes.ts';
 
 /** What a host that keeps disks on logical volumes is configured to use. */
@@ -30,7 +30,7 @@ export async function examineLvm(subject: LvmSubject): Promise<Finding[]> {
       ...(thinPool === null ? [] : [await poolFinding(volumeGroup, thinPool)]),
     ]),
   );
-  return [...programs, ...places.flat(), await udevFinding(), ...ciphers];
+  return [...programs, ...places.flat(), await filterFinding(), await udevFinding(), ...ciphers];
 }
 
 async function programFinding(program: Program): Promise<Finding> {
@@ -57,6 +57,16 @@ async function poolFinding(group: string, pool: string): Promise<Finding> {
   const found = await new Volumes(group).find(pool, `Looking at thin pool ${pool}`).catch(() => null);
   if (found !== null) return { check, verdict: 'ok', detail: `${(found.sizeBytes / GIB).toFixed(1)} GiB` };
   return { check, verdict: 'fail', detail: `${group} has no ${pool}: lvcreate --type thin-pool -n ${pool} ${group}` };
+}
+
+/** Our own calls of LVM bring a filter along; those of the operator and of udev have what is configured. */
+async function filterFinding(): Promise<Finding> {
+  const check = 'LVM filter';
+  const args = ['--typeconfig', 'full', 'devices/global_filter'];
+  const { stdout } = await run('lvmconfig', args, { doing: 'Looking at the configuration of LVM' });
+  if (/"r\|\^\/dev\/mapper\/nl-/.test(stdout)) return { check, verdict: 'ok', detail: 'LVM looks at no open disk' };
+  const detail = 'LVM looks for volumes on open disks of guests: put global_filter = [ "r|^/dev/mapper/nl-|" ]';
+  return { check, verdict: 'warn', detail: `${detail} into the devices section of /etc/lvm/lvm.conf` };
 }
 
 /** Without it /dev/mapper has no links, or old ones. */

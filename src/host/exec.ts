@@ -25,6 +25,7 @@ const programs = {
   lvextend: 'lvm2',
   lvs: 'lvm2',
   vgs: 'lvm2',
+  lvmconfig: 'lvm2',
   blkdiscard: 'util-linux',
   shred: 'coreutils',
   'qemu-img': 'qemu-utils',

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { createReadStream } from 'node:fs';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 import pino from 'pino';
 import { parseConfig } from '#config/load.ts';
@@ -236,6 +236,9 @@ test('the doctor looks at what logical volumes need', async () => {
     assert.equal(good(check)?.verdict, 'ok', check);
   }
   assert.equal(good('thin pool'), undefined);
+  assert.equal(good('LVM filter')?.verdict, 'warn');
+  await appendFile('/etc/lvm/lvm.conf', '\ndevices/global_filter = [ "r|^/dev/mapper/nl-|" ]\n');
+  assert.equal((await look(`images_volume_group = "${GROUP}"`))('LVM filter')?.verdict, 'ok');
   const bad = await look('images_volume_group = "no-such-group"\nimages_thin_pool = "none"');
   for (const check of ['volume group', 'thin pool']) assert.equal(bad(check)?.verdict, 'fail', check);
   assert.doesNotMatch(tell('dmsetup', 'ls').text, /probe/);

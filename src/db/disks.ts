@@ -1,15 +1,6 @@
-import { type Insertable, type Selectable, sql, type Updateable } from 'kysely';
+import type { Insertable, Selectable, Updateable } from 'kysely';
 import { type Disk, type DiskOwnerId, type DiskRole, diskRoles } from '#core/disk.ts';
-import {
-  type BackendName,
-  type DiskId,
-  type HostName,
-  type ImageId,
-  newId,
-  type SecretId,
-  type ServerId,
-} from '#core/ids.ts';
-import { GIB } from '#core/sizes.ts';
+import { type DiskId, type HostName, type ImageId, newId, type SecretId, type ServerId } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
 
@@ -192,18 +183,6 @@ export async function imagesToKeep(db: Queryable, host: HostName): Promise<Set<I
     .$narrowType<{ id: ImageId }>();
   const rows = await used.union(db.selectFrom('images').select('id')).execute();
   return new Set(rows.map(({ id }) => id));
-}
-
-/** GiB that the disks in a volume backend have together. */
-export async function backendUse(db: Queryable, host: HostName, backend: BackendName): Promise<number> {
-  const { gib } = await db
-    .selectFrom('disks')
-    .where('host', '=', host)
-    .where('backend', '=', backend)
-    .where('state', '<>', 'destroyed')
-    .select(sql<number>`ceil(coalesce(sum(size_bytes), 0) / ${sql.lit(GIB)})::bigint`.as('gib'))
-    .executeTakeFirstOrThrow();
-  return gib;
 }
 
 /** Ends the rows of an owner's disks that never got a place: there is no medium and no key. *Repeat*: fine. */

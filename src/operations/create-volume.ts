@@ -2,11 +2,12 @@ import { crashPoint } from '#core/crash-point.ts';
 import type { Disk, DiskContent } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { ImageId, SnapshotId, VolumeId } from '#core/ids.ts';
-import { backendUse, disksOf, updateDisk } from '#db/disks.ts';
-import { isUp, listHosts, lockPlacement } from '#db/hosts.ts';
+import { disksOf, updateDisk } from '#db/disks.ts';
+import { lockPlacement } from '#db/hosts.ts';
 import type { PendingOperation } from '#db/schema.ts';
 import { snapshotReaders } from '#db/snapshots.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
+import { listPools } from '#db/volume-pools.ts';
 import { findVolumeType } from '#db/volume-types.ts';
 import { readersOf, updateVolume, type Volume } from '#db/volumes.ts';
 import type { DiskKeys } from '#host/host-agent.ts';
@@ -21,7 +22,7 @@ import {
   type VolumeInput,
 } from '#operations/volume-context.ts';
 import { destroyVolumeDisk, storeVolumeKey } from '#operations/volume-steps.ts';
-import { type BackendCandidate, chooseBackend } from '#placement/choose-backend.ts';
+import { chooseBackend } from '#placement/choose-backend.ts';
 
 /** The extra spec of a volume type that says what a clone of an encrypted volume gets anew. */
 export const CLONE_KEY = 'nightlatch:clone_key';
@@ -87,13 +88,8 @@ async function place(context: OperationContext, volumeId: VolumeId): Promise<voi
     if (!disk) throw new Error(`volume ${volumeId} has no disk`);
     if (disk.host !== null) return;
     const type = volume.volume_type_id === null ? null : await findVolumeType(tx, volume.volume_type_id, null);
-    const candidates: BackendCandidate[] = [];
-    for (const host of (await listHosts(tx)).filter(isUp)) {
-      for (const backend of host.volume_backends) {
-        candidates.push({ host: host.name, backend, usedGib: await backendUse(tx, host.name, backend.name) });
-      }
-    }
-    const { chosen, reason } = chooseBackend(candidates, {
+    const pools = (await listPools(tx)).filter((pool) => pool.isUp);
+    const { chosen, reason } = chooseBackend(pools, {
       sizeGib: volume.size_gib,
       format: disk.encryption,
       extraSpecs: type?.extra_specs ?? {},

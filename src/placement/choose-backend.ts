@@ -1,6 +1,6 @@
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
 import type { BackendName, HostName } from '#core/ids.ts';
-import type { VolumeBackend } from '#core/volume-backend.ts';
+import { capabilitiesOf, type VolumeBackend } from '#core/volume-backend.ts';
 
 /** A backend of a host that is up, with what is taken of it. */
 export type BackendCandidate = {
@@ -22,16 +22,6 @@ export type VolumeDemand = {
 export type BackendChoice =
   | { readonly chosen: BackendCandidate; readonly reason: null }
   | { readonly chosen: null; readonly reason: string };
-
-/** What a volume type's extra specs can ask of a backend, in Cinder's words. */
-export function capabilitiesOf(backend: VolumeBackend): Readonly<Record<string, string>> {
-  return {
-    volume_backend_name: backend.volumeBackendName,
-    vendor_name: 'Nightlatch',
-    storage_protocol: backend.storage === 'lvm' ? 'lvm' : 'file',
-    driver_version: '1',
-  };
-}
 
 /** The backend with most room of those that can do what is asked, or why there is none. */
 export function chooseBackend(candidates: readonly BackendCandidate[], demand: VolumeDemand): BackendChoice {

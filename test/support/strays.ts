@@ -1,12 +1,13 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { ServerId } from '#core/ids.ts';
+import { serverOfDisk } from '#core/disk.ts';
+import type { ServerId, VolumeId } from '#core/ids.ts';
 import { imageEncryption } from '#core/image-encryption.ts';
 import { shouldRun } from '#core/server.ts';
-import { connectPool, openDatabase } from '#db/database.ts';
-import { asDisk } from '#db/disks.ts';
+import { connectPool, type Database, openDatabase } from '#db/database.ts';
+import { asDisk, type DiskRow } from '#db/disks.ts';
 import { stateOf } from '#db/servers.ts';
-import { guestDisks } from '#operations/context.ts';
+import { guestDisks, rescueDisk } from '#operations/context.ts';
 import { command } from '#test/support/command.ts';
 import { guestsOf, processesOf } from '#test/support/destroy-state.ts';
 import type { TestService } from '#test/support/service.ts';
@@ -27,19 +28,22 @@ export async function findStrays(service: TestService, hostDirectory = service.s
   const disks = (await db.selectFrom('disks').selectAll().execute()).filter((row) => row.state !== 'destroyed');
   const secrets = await db.selectFrom('secrets').selectAll().execute();
   const leases = await db.selectFrom('leases').selectAll().where('closed_at', 'is', null).execute();
-  const files = await diskFiles(hostDirectory);
+  const attachments = await db.selectFrom('volume_attachments').selectAll().where('detached_at', 'is', null).execute();
+  const files = [...(await filesIn(hostDirectory, 'disks')), ...(await filesIn(hostDirectory, 'volumes'))];
 
   for (const server of servers.values()) {
     if (server.operation !== null) strays.push(`server ${server.name} is still in ${server.task_state}`);
   }
+  strays.push(...(await volumeStrays(db, disks)));
   for (const disk of disks) {
+    if (disk.encrypted && disk.state !== 'absent' && !secrets.some(({ id }) => id === disk.secret_id))
+      strays.push(`${disk.role} disk of ${disk.owner_id} has no secret`);
+    if (serverOfDisk({ role: disk.role, ownerId: disk.owner_id }) === null) continue;
     const server = servers.get(disk.owner_id as ServerId);
     const where = `${disk.role} disk of server ${server?.name} (${server?.vm_state})`;
     if (server?.vm_state === 'deleted' || server?.vm_state === 'error') strays.push(`${where} is ${disk.state}`);
     const expected = server?.vm_state === 'shelved_offloaded' ? 'absent' : 'formatted';
     if (disk.state !== expected) strays.push(`${where} is ${disk.state}`);
-    if (disk.encrypted && disk.state !== 'absent' && !secrets.some(({ id }) => id === disk.secret_id))
-      strays.push(`${where} has no secret`);
     if (disk.role === 'snapshot') strays.push(`${where} was kept`);
     if (disk.role === 'memory' && server?.vm_state !== 'suspended') strays.push(`${where} was kept`);
     if (disk.role === 'rescue' && server?.vm_state !== 'rescued') strays.push(`${where} was kept`);
@@ -61,12 +65,18 @@ export async function findStrays(service: TestService, hostDirectory = service.s
   }
   for (const lease of leases) {
     const disk = disks.find(({ id }) => id === lease.disk_id);
-    const server = disk ? servers.get(disk.owner_id as ServerId) : undefined;
+    const attachment = attachments.find(({ volume_id }) => volume_id === disk?.owner_id);
+    const server = disk ? servers.get((attachment?.server_id ?? disk.owner_id) as ServerId) : undefined;
     if (!server || !shouldRun(stateOf(server)) || disk?.standing !== 'live')
       strays.push(`lease of disk ${disk?.role} (${disk?.standing}) of a server that is ${server?.vm_state}`);
   }
   const running = [...servers.values()].filter((server) => shouldRun(stateOf(server)));
-  const attached = running.flatMap(({ id }) => guestDisks(disks.filter((disk) => disk.owner_id === id).map(asDisk)));
+  const attached = running.flatMap(({ id }) => {
+    const own = disks.filter((disk) => disk.owner_id === id).map(asDisk);
+    const theirs = attachments.filter(({ server_id }) => server_id === id).map(({ volume_id }) => volume_id);
+    const volumes = disks.filter((disk) => theirs.includes(disk.owner_id as VolumeId)).map(asDisk);
+    return [...guestDisks(own), ...(rescueDisk(own) ? [] : volumes)];
+  });
   const encrypted = attached.filter((disk) => disk.encryption !== null);
   if (leases.length !== encrypted.length) strays.push(`${leases.length} leases for ${encrypted.length} disks in use`);
   const guests = (await guestsOf(hostDirectory)).length;
@@ -85,8 +95,44 @@ function count<T>(all: readonly T[], one: T): number {
   return all.filter((each) => each === one).length;
 }
 
-async function diskFiles(hostDirectory: string): Promise<string[]> {
-  const found = await readdir(join(hostDirectory, 'disks'), { recursive: true, withFileTypes: true });
+/** Volumes and snapshots without a disk, disks without either, and what is under way on them. */
+async function volumeStrays(db: Database, disks: readonly DiskRow[]): Promise<string[]> {
+  const volumes = await db.selectFrom('volumes').selectAll().where('deleted_at', 'is', null).execute();
+  const snapshots = await db.selectFrom('snapshots').selectAll().where('deleted_at', 'is', null).execute();
+  const attachments = await db.selectFrom('volume_attachments').selectAll().where('detached_at', 'is', null).execute();
+  const strays: string[] = [];
+  for (const each of [...volumes, ...snapshots]) {
+    const where = `${each.name} (${each.status})`;
+    if (each.operation !== null) strays.push(`${where} is still in ${each.operation.name}`);
+    const own = disks.filter((disk) => disk.owner_id === each.id);
+    const expected = each.status === 'error' ? 0 : 1;
+    if (own.length !== expected) strays.push(`${where} has ${own.length} disks`);
+    for (const { state, other_secret_id } of own) {
+      if (state !== 'formatted' || other_secret_id !== null) strays.push(`${where} has a disk that is ${state}`);
+    }
+  }
+  for (const { id, role, owner_id } of disks) {
+    const isVolumes = serverOfDisk({ role, ownerId: owner_id }) === null;
+    if (isVolumes && ![...volumes, ...snapshots].some((each) => each.id === owner_id)) {
+      strays.push(`${role} disk ${id} belongs to nothing`);
+    }
+  }
+  for (const { status, volume_id } of attachments) {
+    const volume = volumes.find(({ id }) => id === volume_id);
+    if (status === 'attached' && volume?.status !== 'in-use')
+      strays.push(`${volume?.name} is attached and ${volume?.status}`);
+  }
+  for (const { id, name, status } of volumes) {
+    if (status === 'in-use' && !attachments.some(({ volume_id }) => volume_id === id))
+      strays.push(`${name} is in-use by nothing`);
+  }
+  return strays;
+}
+
+/** None of a folder that is not there. */
+async function filesIn(hostDirectory: string, folder: string): Promise<string[]> {
+  const path = join(hostDirectory, folder);
+  const found = await readdir(path, { recursive: true, withFileTypes: true }).catch(() => []);
   return found.filter((entry) => entry.isFile()).map((entry) => `${entry.parentPath}/${entry.name}`);
 }
 

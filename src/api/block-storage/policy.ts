@@ -42,6 +42,8 @@ export const blockStoragePolicy = {
   'volume:delete': 'project-member',
   'volume:force_delete': 'admin',
   'volume:extend': 'project-member',
+  // Not Cinder's: another key for a volume.
+  'volume:rekey': 'project-member',
   'volume:update_readonly_flag': 'project-member',
   'volume:get_volume_metadata': 'project-reader',
   'volume:create_volume_metadata': 'project-member',

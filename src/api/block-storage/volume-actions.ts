@@ -54,6 +54,13 @@ export const volumeActionCalls: Readonly<Record<string, VolumeAction>> = {
     },
   },
   'os-reset_status': { policy: 'volume_extension:volume_admin_actions:reset_status', run: resetStatus },
+  'nightlatch:rekey': {
+    policy: 'volume:rekey',
+    run: async ({ services, volume, context }) => {
+      await services.volumes.rekey(volume.id, context);
+      return null;
+    },
+  },
   'os-force_delete': {
     policy: 'volume_extension:volume_admin_actions:force_delete',
     run: async ({ services, volume, context }) => {

@@ -86,6 +86,7 @@ export const VolumeActionBody = Type.Object(
         migration_status: Type.Optional(Type.Union([Type.String({ maxLength: 64 }), Type.Null()])),
       }),
     ),
+    'nightlatch:rekey': anything,
     'os-force_delete': anything,
     'os-reserve': anything,
     'os-unreserve': anything,

@@ -1,0 +1,145 @@
+import assert from 'node:assert/strict';
+import { stat } from 'node:fs/promises';
+import { after, before, describe, it } from 'node:test';
+import { GIB, LUKS1_HEADER_BYTES } from '#core/sizes.ts';
+import { CLOUD_NAME } from '#main/clouds-yaml.ts';
+import { expectBooted } from '#test/support/boot-guest.ts';
+import { type OpenStackClient, openStackClient } from '#test/support/openstack-client.ts';
+import { findStrays } from '#test/support/strays.ts';
+import { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
+
+/** Volumes from their creation to their end, by the real client; every copy has a key of its own. */
+describe('openstack volume', { timeout: 600_000 }, () => {
+  let lab: VolumesAndServers;
+  let openstack: OpenStackClient;
+  let volume: string;
+  let server: string;
+
+  before(async () => {
+    lab = await VolumesAndServers.open({ imagesType: 'qcow2', shutdownTimeout: 5 });
+    openstack = openStackClient(lab.servers.service.stateDirectory, CLOUD_NAME);
+    const flavor = await lab.servers.addFlavor({ 'hw:ephemeral_encryption': 'true' });
+    server = await lab.servers.create(flavor, await lab.servers.addBootImage());
+    await expectBooted(lab.servers.cloud, server);
+  });
+  after(() => lab[Symbol.asyncDispose]());
+
+  const leases = async () => {
+    const rows = lab.servers.db.selectFrom('leases').innerJoin('disks', 'disks.id', 'leases.disk_id');
+    const open = await rows.select('disks.owner_id').where('closed_at', 'is', null).execute();
+    return open.filter(({ owner_id }) => owner_id === volume).length;
+  };
+
+  it('create: a volume of an encrypted type is formatted at once, with all of its size for its user', async () => {
+    await openstack.does(
+      ...['volume', 'type', 'create', '--encryption-provider', 'luks', '--encryption-cipher', 'aes-xts-plain64'],
+      ...['--encryption-key-size', '256', '--encryption-control-location', 'front-end', 'secret'],
+    );
+    const made = (await openstack.json('volume', 'create', '--size', '1', '--type', 'secret', 'data')) as {
+      id: string;
+    };
+    volume = made.id;
+    await lab.reach('volume', volume, 'available');
+    const shown = (await openstack.json('volume', 'show', 'data')) as Record<string, unknown>;
+    assert.deepEqual([shown.status, shown.encrypted, shown.size, shown.type], ['available', true, 1, 'secret']);
+    const path = await lab.mediumOf(volume);
+    assert.equal((await stat(path)).size, GIB + LUKS1_HEADER_BYTES);
+    assert.equal(await lab.opens((await lab.secretOf(volume)) as never, path), true);
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+  });
+
+  it('server add volume: it is in-use, under a lease, and locked when the server stops', async () => {
+    await openstack.does('server', 'add', 'volume', 'web', 'data');
+    await lab.reach('volume', volume, 'in-use');
+    assert.equal(await leases(), 1);
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+    await openstack.does('server', 'stop', 'web');
+    await lab.servers.cloud.waitForStatus(server, 'SHUTOFF');
+    assert.equal(await leases(), 0);
+    assert.equal((await lab.show('volume', volume)).status, 'in-use');
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+    await openstack.does('server', 'start', 'web');
+    await lab.servers.cloud.waitForStatus(server, 'ACTIVE');
+    await expectBooted(lab.servers.cloud, server);
+    assert.equal(await leases(), 1);
+  });
+
+  it('is refused to a second server, and cannot be deleted, while it is in use', async () => {
+    assert.match(await openstack.fails('volume', 'delete', 'data'), /status must be available/);
+    const body = { volumeAttachment: { volumeId: volume } };
+    const path = `/v2.1/servers/${server}/os-volume_attachments`;
+    const { status } = await lab.servers.cloud.request('compute', 'POST', path, { body });
+    assert.equal(status, 400);
+  });
+
+  it('set --size: the guest that has it keeps it, larger', async () => {
+    await openstack.does('--os-volume-api-version', '3.42', 'volume', 'set', '--size', '2', 'data');
+    await lab.reach('volume', volume, 'in-use');
+    assert.equal((await lab.show('volume', volume)).size, 2);
+    assert.equal((await stat(await lab.mediumOf(volume))).size, 2 * GIB + LUKS1_HEADER_BYTES);
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+  });
+
+  it('rekey: while the guest has it, only the new key opens it afterwards', async () => {
+    const old = await lab.secretOf(volume);
+    await lab.must('POST', `/volumes/${volume}/action`, { 'nightlatch:rekey': null });
+    for (;;) if ((await lab.secretOf(volume)) !== old) break;
+    await lab.reach('volume', volume, 'in-use');
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+    assert.equal(await lab.opens((await lab.secretOf(volume)) as never, await lab.mediumOf(volume)), true);
+  });
+
+  it('server remove volume: the guest lets it go, it is locked and available', async () => {
+    await openstack.does('server', 'remove', 'volume', 'web', 'data');
+    await lab.reach('volume', volume, 'available');
+    assert.equal(await leases(), 0);
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+  });
+
+  it('snapshot and clone: each has its own key, which alone opens it', async () => {
+    const snapshot = await lab.addSnapshot(volume, { name: 'then' });
+    const clone = await lab.addVolume({ name: 'clone', source_volid: volume, size: 3 });
+    const fromSnapshot = await lab.addVolume({ name: 'from-then', snapshot_id: snapshot, size: 2 });
+    const all = [volume, snapshot, clone, fromSnapshot];
+    for (const owner of all) {
+      const path = await lab.mediumOf(owner);
+      for (const other of all) {
+        const secret = await lab.secretOf(other);
+        assert.equal(await lab.opens(secret as never, path), owner === other, `${other}'s key on ${owner}`);
+      }
+    }
+    assert.equal((await stat(await lab.mediumOf(clone))).size, 3 * GIB + LUKS1_HEADER_BYTES);
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+    assert.match(await openstack.fails('volume', 'delete', 'data'), /dependent snapshots/);
+    await openstack.does('volume', 'delete', 'clone', 'from-then');
+    await lab.reach('volume', clone, 'gone');
+    await lab.reach('volume', fromSnapshot, 'gone');
+    await openstack.does('volume', 'snapshot', 'delete', 'then');
+    await lab.reach('snapshot', snapshot, 'gone');
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+  });
+
+  it('transfer: who accepts it gets it under a key of its own project; the giver’s opens nothing', async () => {
+    const old = await lab.secretOf(volume);
+    const { transfer } = await lab.must('POST', '/volume-transfers', { transfer: { volume_id: volume } });
+    assert.equal((await lab.show('volume', volume)).status, 'awaiting-transfer');
+    const wrong = await lab.ask('POST', `/volume-transfers/${transfer.id}/accept`, { accept: { auth_key: 'wrong' } });
+    assert.equal(wrong.status, 400);
+    await lab.must('POST', `/volume-transfers/${transfer.id}/accept`, { accept: { auth_key: transfer.auth_key } });
+    await lab.reach('volume', volume, 'available');
+    const secret = await lab.secretOf(volume);
+    assert.notEqual(secret, old);
+    assert.equal(await lab.opens(secret as never, await lab.mediumOf(volume)), true);
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+  });
+
+  it('delete: header, medium and secret are gone', async () => {
+    const secrets = await lab.countSecrets();
+    const path = await lab.mediumOf(volume);
+    await openstack.does('volume', 'delete', 'data');
+    await lab.reach('volume', volume, 'gone');
+    assert.equal(await lab.countSecrets(), secrets - 1);
+    await assert.rejects(stat(path), { code: 'ENOENT' });
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+  });
+});

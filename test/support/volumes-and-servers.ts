@@ -1,0 +1,158 @@
+import { spawnSync } from 'node:child_process';
+import { open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Answer, JsonObject } from '#cli/cloud/client.ts';
+import type { DiskOwnerId } from '#core/disk.ts';
+import type { HostPath, ProjectId, SecretId } from '#core/ids.ts';
+import { asDisk, disksOf } from '#db/disks.ts';
+import { readUpTo } from '#host/files.ts';
+import { diskFile } from '#host/storage/disk-file.ts';
+import { LocalKeyStore } from '#keys/local/key-store.ts';
+import { readRootKey } from '#keys/local/root-key.ts';
+import { ServerLab } from '#test/support/server-lab.ts';
+import type { ServiceOptions } from '#test/support/service.ts';
+
+const HEADER_BYTES = 4 * 1024 * 1024;
+const PATIENCE = 150;
+
+/** The service with volumes, snapshots and servers as a test wants them, and a look at what opens them. */
+export class VolumesAndServers implements AsyncDisposable {
+  readonly servers: ServerLab;
+  readonly projectId: ProjectId;
+
+  private constructor(servers: ServerLab, projectId: ProjectId) {
+    this.servers = servers;
+    this.projectId = projectId;
+  }
+
+  static async open(options: ServiceOptions = {}): Promise<VolumesAndServers> {
+    const servers = await ServerLab.open(options);
+    const headers = { 'x-subject-token': await servers.cloud.token() };
+    const { token } = await servers.cloud.expect('identity', 'GET', '/v3/auth/tokens', { headers });
+    return new VolumesAndServers(servers, token.project.id);
+  }
+
+  /** Asks block storage; returns whatever is answered. `path` starts after the project. */
+  async ask(method: string, path: string, body?: JsonObject): Promise<Answer> {
+    const headers = { 'openstack-api-version': 'volume 3.70' };
+    const options = body === undefined ? { headers } : { headers, body };
+    return await this.servers.cloud.request('volume', method, `/v3/${this.projectId}${path}`, options);
+  }
+
+  /** As `ask`, for what must succeed. */
+  async must(method: string, path: string, body?: JsonObject): Promise<JsonObject> {
+    const answer = await this.ask(method, path, body);
+    if (answer.status < 400) return answer.body;
+    throw new Error(`${method} ${path} answered ${answer.status}: ${JSON.stringify(answer.body)}`);
+  }
+
+  /** A volume type whose volumes are encrypted. */
+  async addEncryptedType(name: string, extraSpecs: JsonObject = {}, provider = 'luks'): Promise<void> {
+    const { volume_type: type } = await this.must('POST', '/types', { volume_type: { name, extra_specs: extraSpecs } });
+    const encryption = { provider, cipher: 'aes-xts-plain64', key_size: 256, control_location: 'front-end' };
+    await this.must('POST', `/types/${type.id}/encryption`, { encryption });
+  }
+
+  /** A volume that is available. */
+  async addVolume(wanted: JsonObject): Promise<string> {
+    const { volume } = await this.must('POST', '/volumes', { volume: { size: 1, ...wanted } });
+    await this.reach('volume', volume.id, 'available');
+    return volume.id;
+  }
+
+  /** A snapshot that is available. */
+  async addSnapshot(volumeId: string, more: JsonObject = {}): Promise<string> {
+    const { snapshot } = await this.must('POST', '/snapshots', { snapshot: { volume_id: volumeId, ...more } });
+    await this.reach('snapshot', snapshot.id, 'available');
+    return snapshot.id;
+  }
+
+  async show(kind: 'volume' | 'snapshot', id: string): Promise<JsonObject> {
+    return (await this.must('GET', `/${kind}s/${id}`))[kind];
+  }
+
+  /** Waits for a status; `gone`: until it is not there. @throws when it ends in an error. */
+  async reach(kind: 'volume' | 'snapshot', id: string, wanted: string): Promise<void> {
+    for (let i = 0; ; i++) {
+      const { status, body } = await this.ask('GET', `/${kind}s/${id}`);
+      const is = status === 404 ? 'gone' : body[kind]?.status;
+      if (is === wanted) return;
+      if (String(is).startsWith('error') || i > PATIENCE * this.servers.service.patience) {
+        throw new Error(`${kind} ${id} is ${is}, not ${wanted}`);
+      }
+      await sleep(100 * this.servers.service.patience);
+    }
+  }
+
+  async delete(kind: 'volume' | 'snapshot', id: string): Promise<void> {
+    await this.must('DELETE', `/${kind}s/${id}`);
+    await this.reach(kind, id, 'gone');
+  }
+
+  async attach(serverId: string, volumeId: string, device?: string): Promise<JsonObject> {
+    const body = { volumeAttachment: { volumeId, ...(device === undefined ? {} : { device }) } };
+    const path = `/v2.1/servers/${serverId}/os-volume_attachments`;
+    const { volumeAttachment } = await this.servers.cloud.expect('compute', 'POST', path, { body });
+    await this.reach('volume', volumeId, 'in-use');
+    return volumeAttachment;
+  }
+
+  async detach(serverId: string, volumeId: string): Promise<void> {
+    const path = `/v2.1/servers/${serverId}/os-volume_attachments/${volumeId}`;
+    await this.servers.cloud.expect('compute', 'DELETE', path);
+    await this.reach('volume', volumeId, 'available');
+  }
+
+  /** Where the disk of a volume or a snapshot lies in a backend of files. */
+  async mediumOf(owner: string): Promise<HostPath> {
+    const [row] = await disksOf(this.servers.db, owner as DiskOwnerId);
+    if (!row) throw new Error(`${owner} has no disk`);
+    return diskFile(join(this.servers.service.stateDirectory, 'volumes', row.backend ?? ''), asDisk(row));
+  }
+
+  /** The secret of a volume or a snapshot; null: it has none. */
+  async secretOf(owner: string): Promise<SecretId | null> {
+    const [row] = await disksOf(this.servers.db, owner as DiskOwnerId);
+    return row?.secret_id ?? null;
+  }
+
+  /** Whether a stored secret opens a raw disk, by cryptsetup. */
+  async opens(secretId: SecretId, path: string): Promise<boolean> {
+    const rootKeyFile = join(this.servers.service.stateDirectory, 'root.key');
+    using rootKey = await readRootKey(rootKeyFile, {});
+    const store = await LocalKeyStore.open(this.servers.db, rootKey);
+    const { project_id } = await this.servers.db
+      .selectFrom('secrets')
+      .select('project_id')
+      .where('id', '=', secretId)
+      .executeTakeFirstOrThrow();
+    using key = await store.get(project_id, secretId);
+    return key.use((bytes) => opensHeader(bytes, path));
+  }
+
+  /** How many secrets are stored. */
+  async countSecrets(): Promise<number> {
+    return (await this.servers.db.selectFrom('secrets').select('id').execute()).length;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.servers[Symbol.asyncDispose]();
+  }
+}
+
+/** Whether this passphrase opens a LUKS disk that lies raw in a file. */
+export function opensHeader(passphrase: Uint8Array, path: string): boolean {
+  const test = ['open', '--test-passphrase', '--key-file=-', path];
+  const { status, stderr } = spawnSync('cryptsetup', test, { input: passphrase, encoding: 'utf8' });
+  if (status === 0) return true;
+  // cryptsetup(8): no permission, that is a wrong passphrase.
+  if (status === 2) return false;
+  throw new Error(`cryptsetup ended with ${status}: ${stderr}`);
+}
+
+/** The first bytes of a medium, header included. */
+export async function startOf(path: string): Promise<Buffer> {
+  await using file = await open(path, 'r');
+  return await readUpTo(file, HEADER_BYTES, 0);
+}

@@ -1,5 +1,6 @@
 import { after, before, describe, test } from 'node:test';
 import { GIB } from '#core/sizes.ts';
+import { livePowerCuts } from '#test/support/power-cut.ts';
 import { SecondKernel } from '#test/support/second-kernel.ts';
 
 /**
@@ -74,7 +75,7 @@ for (const [name, { setUp, suites: all }] of Object.entries(variants)) {
   describe(`inside a second kernel: ${name}`, { timeout: 43_200_000 }, () => {
     let kernel: SecondKernel;
     before(async () => {
-      kernel = await SecondKernel.start({ disks: [200 * GIB], memoryMib: 2048 });
+      kernel = await SecondKernel.start({ disks: [200 * GIB], memoryMib: 3072 });
       await kernel.must('vgcreate', '-q', GROUP, ...kernel.disks);
       await kernel.must('sh', '-c', setUp);
     });
@@ -88,4 +89,10 @@ for (const [name, { setUp, suites: all }] of Object.entries(variants)) {
       });
     }
   });
+}
+
+if (!isCovering) {
+  test('a host whose power is cut while servers on logical volumes run', { timeout: 7_200_000 }, (t) =>
+    livePowerCuts(t, GROUP),
+  );
 }

@@ -145,6 +145,7 @@ export class SecondKernel implements AsyncDisposable {
       await closed;
       clearTimeout(late);
     }
+    if (this.#janitor.exitCode !== null) return;
     const gone = once(this.#janitor, 'close');
     this.#janitor.stdin?.end();
     await gone;

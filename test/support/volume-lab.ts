@@ -46,14 +46,19 @@ export class VolumeLab implements AsyncDisposable {
 
   /** A server whose disks are encrypted in this format, its guest up; with a disk of every kind, or a root disk alone. */
   async create(format: EncryptionFormat, disks: 'all' | 'root' = 'all'): Promise<string> {
+    const id = await this.ask(format, disks);
+    await this.reach(id, 'ACTIVE');
+    return id;
+  }
+
+  /** As `create`, and does not wait for it. */
+  async ask(format: EncryptionFormat, disks: 'all' | 'root'): Promise<string> {
     const { cloud } = this.lab;
     const flavor = `${format}-${disks}`;
     if (!this.#flavors.has(flavor)) await this.#addFlavor(flavor, format, disks);
     const wanted = { imageRef: this.#image, flavorRef: flavor, networks: 'none', config_drive: disks === 'all' };
     const body = { server: { name: flavor, ...wanted } };
-    const { id } = (await cloud.expect('compute', 'POST', '/v2.1/servers', { body })).server;
-    await this.reach(id, 'ACTIVE');
-    return id;
+    return (await cloud.expect('compute', 'POST', '/v2.1/servers', { body })).server.id;
   }
 
   async #addFlavor(id: string, format: EncryptionFormat, disks: 'all' | 'root'): Promise<void> {

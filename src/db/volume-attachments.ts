@@ -39,6 +39,12 @@ export async function attachmentsToServer(db: Queryable, serverId: ServerId): Pr
   return await live.where('server_id', '=', serverId).orderBy('device').execute();
 }
 
+/** The device names that a server's volumes have, or ever had. */
+export async function devicesEverUsed(db: Queryable, serverId: ServerId): Promise<ReadonlySet<string>> {
+  const rows = await db.selectFrom('volume_attachments').select('device').where('server_id', '=', serverId).execute();
+  return new Set(rows.flatMap(({ device }) => device ?? []));
+}
+
 /** As `attachmentsToServer`, of several servers at once. */
 export async function attachmentsToServers(
   db: Queryable,

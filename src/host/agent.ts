@@ -10,7 +10,7 @@ import { type DiskId, type HostName, type HostPath, type ImageId, isUuid, type S
 import type { Secret } from '#core/secret.ts';
 import { GIB, MIB } from '#core/sizes.ts';
 import { DiskAccess, type DiskParts, needKey } from '#host/disk-access.ts';
-import { domainDisks, domainKeys } from '#host/domain-disks.ts';
+import { domainDisks, domainKeys, namedDisks } from '#host/domain-disks.ts';
 import type { Mapping, Mappings } from '#host/encryption/dm-crypt/mappings.ts';
 import { ignoring, removeFolderIfEmpty, syncFile } from '#host/files.ts';
 import type {
@@ -151,13 +151,12 @@ export class LocalHostAgent implements HostAgent {
 
   async #copyRunning(server: ServerSpec, from: DiskSpec, disk: DiskSpec, keys: DiskKeys): Promise<void> {
     const { hypervisor } = this.#parts;
-    const domain = this.#domain(server, new Map());
-    const target = domain.disks[server.disks.findIndex(({ id }) => id === from.id)]?.target;
+    const target = namedDisks(server).find(({ disk: { id } }) => id === from.id)?.target;
     if (target === undefined) throw new Error(`disk ${from.id} is no disk of server ${server.id}`);
     // A crash may have left one going, with the key of the disk that is now made anew.
     await hypervisor.endCopy(server.id, target);
     await this.#create(disk, { kind: 'blank' }, keys);
-    const [copy] = domainDisks([disk], (own) => this.#disks.driver(own).attachment(own), new Map());
+    const [copy] = domainDisks([{ disk, target }], (own) => this.#disks.driver(own).attachment(own), new Map());
     if (copy) await hypervisor.copyDisk(server.id, target, copy, domainKeys([disk], keys));
     await syncFile(this.#disks.driver(disk).attachment(disk).path);
   }
@@ -195,7 +194,7 @@ export class LocalHostAgent implements HostAgent {
   async startServer(server: ServerSpec, keys: DiskKeys): Promise<void> {
     const { hypervisor } = this.#parts;
     if ((await hypervisor.state(server.id)) !== 'absent') return;
-    await Promise.all(server.disks.map((disk) => this.#disks.checkHeader(disk)));
+    await Promise.all(namedDisks(server).map(({ disk }) => this.#disks.checkHeader(disk)));
     await this.#withGuestDisks(server, keys, (domain, domainKeys) => hypervisor.start(domain, domainKeys));
     crashPoint('agent.start-server.started');
   }
@@ -377,13 +376,14 @@ export class LocalHostAgent implements HostAgent {
   ): Promise<void> {
     const unlocked = new Map<DiskId, DiskAttachment>();
     const isDevice = (disk: DiskSpec) => this.#disks.isDevice(disk);
+    const disks = namedDisks(server).map(({ disk }) => disk);
     try {
-      for (const disk of server.disks.filter(isDevice)) unlocked.set(disk.id, await this.#unlockDevice(disk, keys));
-      const byQemu = server.disks.filter((disk) => !isDevice(disk));
+      for (const disk of disks.filter(isDevice)) unlocked.set(disk.id, await this.#unlockDevice(disk, keys));
+      const byQemu = disks.filter((disk) => !isDevice(disk));
       await this.#tellingWrongKey(byQemu, keys, () => act(this.#domain(server, unlocked), domainKeys(byQemu, keys)));
     } catch (error) {
       const state = await this.#parts.hypervisor.state(server.id).catch(() => null);
-      if (state === 'absent') for (const disk of server.disks.filter(isDevice)) await this.#disks.lock(disk);
+      if (state === 'absent') for (const disk of disks.filter(isDevice)) await this.#disks.lock(disk);
       throw error;
     }
   }
@@ -403,7 +403,7 @@ export class LocalHostAgent implements HostAgent {
 
   #domain(server: ServerSpec, unlocked: ReadonlyMap<DiskId, DiskAttachment>): DomainSpec {
     const { id: serverId, name, displayName, projectId, vcpus, memoryMib, network } = server;
-    const disks = domainDisks(server.disks, (disk) => this.#disks.driver(disk).attachment(disk), unlocked);
+    const disks = domainDisks(namedDisks(server), (disk) => this.#disks.driver(disk).attachment(disk), unlocked);
     return { serverId, name, displayName, projectId, vcpus, memoryMib, network, disks };
   }
 

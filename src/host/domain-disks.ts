@@ -1,27 +1,40 @@
 import type { DiskSpec } from '#core/disk.ts';
 import type { DiskId } from '#core/ids.ts';
-import type { DiskKeys } from '#host/host-agent.ts';
+import type { AttachedVolume, DiskKeys, ServerSpec } from '#host/host-agent.ts';
 import type { DomainDisk, DomainKey } from '#host/hypervisor/hypervisor.ts';
 import type { DiskAttachment } from '#host/storage/storage-driver.ts';
 
-const TARGETS = 'abcdefghijklmnopqrstuvwxyz';
 /** virtio-blk carries at most this many characters of a serial (VIRTIO 1.1, 5.2.6.1). */
 const SERIAL_LENGTH = 20;
 
+/** A disk and the name that a domain has it under. */
+export type NamedDisk = Pick<AttachedVolume, 'disk' | 'target'>;
+
+/** All that a server's guest has, its own disks and its volumes, in the order of their names: it boots from the first. */
+export function namedDisks({ id, disks, targets, volumes }: ServerSpec): NamedDisk[] {
+  const own = disks.map((disk, index): NamedDisk => {
+    const target = targets[index];
+    if (target === undefined) throw new Error(`disk ${disk.id} of server ${id} was given no name`);
+    return { disk, target };
+  });
+  return [...own, ...volumes].sort((a, b) => (a.target < b.target ? -1 : 1));
+}
+
 /**
- * A server's disks as its domain has them: virtio disks vda, vdb, … in the order given. Those in `unlocked` are block
- * devices that show their plaintext already; QEMU decrypts the other encrypted ones.
+ * Disks as a domain has them: virtio disks. Those in `unlocked` are block devices that show their plaintext already; QEMU
+ * decrypts the other encrypted ones.
  */
 export function domainDisks(
-  disks: readonly DiskSpec[],
+  disks: readonly NamedDisk[],
   attachmentOf: (disk: DiskSpec) => DiskAttachment,
   unlocked: ReadonlyMap<DiskId, DiskAttachment>,
 ): DomainDisk[] {
-  return disks.map((disk, index) => ({
+  return disks.map(({ disk, target }) => ({
     attachment: unlocked.get(disk.id) ?? attachmentOf(disk),
-    target: `vd${TARGETS[index]}`,
+    target,
     device: 'disk',
-    serial: disk.id.slice(0, SERIAL_LENGTH),
+    // A user knows a volume by the volume's own id.
+    serial: (disk.role === 'volume' ? disk.ownerId : disk.id).slice(0, SERIAL_LENGTH),
     // The libvirt secret has the disk's id: it exists only during the call, so it needs no id of its own.
     encryption:
       disk.encryption === null || unlocked.has(disk.id) ? null : { format: disk.encryption, secretUuid: disk.id },

@@ -36,6 +36,8 @@ export type ServerSpec = {
   readonly vcpus: number;
   readonly memoryMib: number;
   readonly disks: readonly DiskSpec[];
+  /** The names of those disks in the domain, `vda`, in the same order. */
+  readonly targets: readonly string[];
   /** Seen by the guest beside its own disks. */
   readonly volumes: readonly AttachedVolume[];
   readonly network: 'none' | 'user';

@@ -3,8 +3,9 @@ import { NightlatchError } from '#core/errors.ts';
 import type { AttachmentId, ServerId } from '#core/ids.ts';
 import { findServer } from '#db/servers.ts';
 import { endAttachment, findAttachment, updateAttachment } from '#db/volume-attachments.ts';
-import { loadIfPlaced, type OperationContext, type PlacedServer, serverSpec, targetOf } from '#operations/context.ts';
+import { loadIfPlaced, type OperationContext, type PlacedServer, serverSpec } from '#operations/context.ts';
 import { waitForReaders } from '#operations/delete-volume.ts';
+import { targetOf } from '#operations/device-names.ts';
 import type { Operation } from '#operations/engine.ts';
 import { finishAsBefore, finishVolume, needPlacedDisk, type VolumeInput } from '#operations/volume-context.ts';
 

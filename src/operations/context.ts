@@ -9,10 +9,11 @@ import type { TaskState } from '#core/server.ts';
 import type { Database } from '#db/database.ts';
 import { asDisk, disksOf } from '#db/disks.ts';
 import { findServer, instanceName, releaseServer, type Server, type ServerChange, showProgress } from '#db/servers.ts';
-import { attachmentsToServer } from '#db/volume-attachments.ts';
+import { attachmentsToServer, devicesEverUsed } from '#db/volume-attachments.ts';
 import type { HostAgent, ImageBytes, ServerSpec } from '#host/host-agent.ts';
 import type { KeyService } from '#keys/key-service.ts';
 import type { ImageKey } from '#keys/leases.ts';
+import { ownDevices, targetOf } from '#operations/device-names.ts';
 import type { Engine, Failure } from '#operations/engine.ts';
 
 /** What an operation needs of the image store. */
@@ -64,6 +65,8 @@ export type PlacedServer = {
   readonly server: Server;
   readonly disks: readonly Disk[];
   readonly volumes: readonly AttachedDisk[];
+  /** Device names that volumes of it have, or ever had. */
+  readonly volumeDevices: ReadonlySet<string>;
   readonly agent: HostAgent;
 };
 
@@ -79,7 +82,9 @@ export async function loadIfPlaced(context: OperationContext, serverId: ServerId
   const server = await findServer(context.db, serverId);
   if (!server?.host) return null;
   const disks = (await disksOf(context.db, serverId)).filter((row) => row.storage !== null).map(asDisk);
-  return { server, disks, volumes: await attachedDisks(context, serverId), agent: context.agent(server.host) };
+  const volumes = await attachedDisks(context, serverId);
+  const volumeDevices = await devicesEverUsed(context.db, serverId);
+  return { server, disks, volumes, volumeDevices, agent: context.agent(server.host) };
 }
 
 /** The volumes a guest has when it runs. Those that are being attached or detached count: what ends a guest locks them. */
@@ -91,11 +96,6 @@ async function attachedDisks({ db }: OperationContext, serverId: ServerId): Prom
     if (disk && disk.storage !== null) attached.push({ disk: asDisk(disk), target: targetOf(device) });
   }
   return attached;
-}
-
-/** `vdb` of `/dev/vdb`. */
-export function targetOf(device: string): string {
-  return device.replace(/^\/dev\//, '');
 }
 
 /** All that the guest of a server has open while it runs. */
@@ -127,8 +127,11 @@ export function savedMemory(disks: readonly Disk[]): Disk | null {
   return disks.find((disk) => disk.role === 'memory') ?? null;
 }
 
-export function serverSpec(placed: Pick<PlacedServer, 'server' | 'disks' | 'volumes'>): ServerSpec {
-  const { server, disks } = placed;
+export function serverSpec(placed: Omit<PlacedServer, 'agent'>): ServerSpec {
+  const { server } = placed;
+  const disks = guestDisks(placed.disks);
+  // A rescued guest has no volumes to make way for, and starts from its first disk.
+  const taken = rescueDisk(placed.disks) ? new Set<string>() : placed.volumeDevices;
   return {
     id: server.id,
     name: instanceName(server),
@@ -136,7 +139,8 @@ export function serverSpec(placed: Pick<PlacedServer, 'server' | 'disks' | 'volu
     projectId: server.project_id,
     vcpus: server.flavor.vcpus,
     memoryMib: server.flavor.ramMib,
-    disks: guestDisks(disks),
+    disks,
+    targets: ownDevices(disks.length, taken).map(targetOf),
     volumes: guestVolumes(placed),
     network: server.network,
   };

@@ -17,13 +17,7 @@ import { disksOf, insertDisks } from '#db/disks.ts';
 import type { PendingOperation } from '#db/schema.ts';
 import { lockServer, type Server } from '#db/servers.ts';
 import { claimSnapshotForDeletion, insertSnapshot, type Snapshot, snapshotsOf } from '#db/snapshots.ts';
-import {
-  type Attachment,
-  attachmentOf,
-  attachmentsToServer,
-  insertAttachment,
-  updateAttachment,
-} from '#db/volume-attachments.ts';
+import { type Attachment, attachmentOf, insertAttachment, updateAttachment } from '#db/volume-attachments.ts';
 import { endTransfer, findTransfer, insertTransfer, type Transfer } from '#db/volume-transfers.ts';
 import { claimVolume, insertVolume, lockVolume, updateVolume, type Volume } from '#db/volumes.ts';
 import { acceptTransfer } from '#operations/accept-transfer.ts';
@@ -32,6 +26,7 @@ import type { OperationContext } from '#operations/context.ts';
 import { createSnapshot, deleteSnapshot } from '#operations/create-snapshot.ts';
 import { createVolume } from '#operations/create-volume.ts';
 import { beginVolumeDeletion, deleteVolume } from '#operations/delete-volume.ts';
+import { freeDevice } from '#operations/device-names.ts';
 import type { Engine, Operation } from '#operations/engine.ts';
 import { extendVolume } from '#operations/extend-volume.ts';
 import { rekeyVolume } from '#operations/rekey-volume.ts';
@@ -64,8 +59,6 @@ export function snapshotOperations(context: OperationContext): Operation<Snapsho
   return [createSnapshot(context), deleteSnapshot(context)];
 }
 
-/** vda to vdz, less what a server has. */
-const LETTERS = 'abcdefghijklmnopqrstuvwxyz';
 /** States of a server in which Nova attaches and detaches volumes. */
 const ATTACHABLE: readonly Server['vm_state'][] = [
   'active',
@@ -169,7 +162,7 @@ export class DurableVolumeOperations implements VolumeOperations {
     await claimVolume(this.#context.db, id, 'attach', operation, async (tx, volume) => {
       const server = await lockServer(tx, request.serverId);
       checkAttachable(server, volume, projectId);
-      const device = await freeDevice(tx, server, request.device);
+      const device = await freeDevice(tx, server.id, request.device);
       const reserved = await attachmentOf(tx, id);
       if (reserved) await updateAttachment(tx, reserved.id, { status: 'detached', detached_at: new Date() });
       written = await insertAttachment(tx, {
@@ -390,24 +383,4 @@ function snapshotsInTheWay(id: VolumeId, unready: SnapshotId | null): Error {
       ? `Invalid volume: Volume ${id} has snapshots, which go with it. Offer it with its snapshots, or delete them.`
       : `Invalid snapshot: Snapshot ${unready} of volume ${id} is not available.`,
   );
-}
-
-/** @throws conflict when the wished for name is taken; refused (403) when a server has no name left. */
-async function freeDevice(tx: Queryable, server: Server, wished: string | null): Promise<string> {
-  const own = (await disksOf(tx, server.id)).filter(({ role, standing }) => standing === 'live' && role !== 'memory');
-  const volumes = await attachmentsToServer(tx, server.id);
-  const taken = new Set(volumes.flatMap(({ device }) => (device === null ? [] : [device])));
-  // A server's own disks have the first names, in their order.
-  for (const [i] of own.entries()) taken.add(`/dev/vd${LETTERS[i]}`);
-  if (wished !== null) {
-    const device = wished.startsWith('/dev/') ? wished : `/dev/${wished}`;
-    if (!/^\/dev\/vd[a-z]$/.test(device)) throw badRequest(`The supplied device path (${wished}) is invalid.`);
-    if (taken.has(device)) {
-      throw new NightlatchError('conflict', { reason: `The supplied device path (${wished}) is in use.` });
-    }
-    return device;
-  }
-  const letter = [...LETTERS].find((each) => !taken.has(`/dev/vd${each}`));
-  if (!letter) throw new NightlatchError('refused', { reason: 'Maximum number of volumes exceeded' });
-  return `/dev/vd${letter}`;
 }

@@ -53,7 +53,7 @@ function someServer(format: EncryptionFormat): Case {
   };
   const disks = [disk('root', 16 * MIB), disk('ephemeral', 16 * MIB)];
   const keys = new Map(disks.map((each) => [each.id, Secret.generate()]));
-  const size = { vcpus: 1, memoryMib: 64, network: 'none', volumes: [] } as const;
+  const size = { vcpus: 1, memoryMib: 64, network: 'none', targets: ['vda', 'vdb'], volumes: [] } as const;
   return { server: { id, name: 'instance-00000001', displayName: 'one', projectId: 'p', disks, ...size }, disks, keys };
 }
 

@@ -11,7 +11,8 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   placement: ['placement', 'core'],
   identity: ['identity', 'db', 'core'],
   images: ['images', 'db', 'core', 'host/exec.ts', 'host/files.ts'],
-  operations: ['operations', 'keys', 'placement', 'db', 'core', 'host/host-agent.ts'],
+  backups: ['backups', 'core', 'host/files.ts'],
+  operations: ['operations', 'keys', 'placement', 'backups', 'db', 'core', 'host/host-agent.ts'],
   api: [
     'api',
     'operations/server-operations.ts',
@@ -33,6 +34,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
     'placement',
     'identity',
     'images',
+    'backups',
     'db',
     'core',
     'host',

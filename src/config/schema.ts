@@ -165,6 +165,14 @@ const encryption = z.strictObject({
     .describe('Bits of the key of that cipher; 512 is AES-256 in XTS mode. Each disk keeps the one it was made with.'),
 });
 
+const backup = z.strictObject({
+  backup_posix_path: z
+    .string()
+    .regex(/^(\/.*)?$/, 'must be an absolute path')
+    .default('')
+    .describe('Where backups of volumes are kept, such as a mounted share. Empty: in the data directory.'),
+});
+
 const privilege = z.strictObject({
   helper: z
     .string()
@@ -234,6 +242,7 @@ export const configSchema = z.strictObject({
   libvirt: libvirt.prefault({}),
   ephemeral_storage_encryption: encryption.prefault({}),
   volume_backends: volumeBackends,
+  backup: backup.prefault({}),
   privilege: privilege.prefault({}),
   host_agent: hostAgent.prefault({}),
   log: log.prefault({}),

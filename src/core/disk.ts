@@ -2,6 +2,7 @@ import type { Readable } from 'node:stream';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
 import type {
   BackendName,
+  BackupId,
   DiskId,
   HostName,
   ImageId,
@@ -17,17 +18,19 @@ import type {
  * other. `rescue`: a rescued server starts from it. `snapshot`: no guest sees it, it becomes the data of an image.
  */
 export const serverDiskRoles = ['rescue', 'root', 'ephemeral', 'swap', 'config-drive', 'memory', 'snapshot'] as const;
-/** Disks with a life of their own: a volume, and what a volume was at one moment. */
-export const volumeDiskRoles = ['volume', 'volume-snapshot'] as const;
+/**
+ * Disks with a life of their own: a volume, what a volume was at one moment, and what is on its way into a backup.
+ */
+export const volumeDiskRoles = ['volume', 'volume-snapshot', 'backup'] as const;
 export const diskRoles = [...serverDiskRoles, ...volumeDiskRoles] as const;
 export type DiskRole = (typeof diskRoles)[number];
 
 /** What a disk belongs to; its role says which of them. */
-export type DiskOwnerId = ServerId | VolumeId | SnapshotId;
+export type DiskOwnerId = ServerId | VolumeId | SnapshotId | BackupId;
 
-/** The server that a disk is part of; null: it is a volume's or a snapshot's. */
+/** The server that a disk is part of; null: it is no server's. */
 export function serverOfDisk({ role, ownerId }: Pick<DiskSpec, 'role' | 'ownerId'>): ServerId | null {
-  return role === 'volume' || role === 'volume-snapshot' ? null : (ownerId as ServerId);
+  return (volumeDiskRoles as readonly DiskRole[]).includes(role) ? null : (ownerId as ServerId);
 }
 
 /**

@@ -29,6 +29,11 @@ const catalogue = {
     retry: 'later',
     text: 'Invalid volume: Volume {volume} status must be {allowed} to {action} it, but current status is: {status}.',
   },
+  'backup-state': {
+    status: 400,
+    retry: 'later',
+    text: 'Invalid backup: Backup {backup} status must be {allowed} to {action} it, but current status is: {status}.',
+  },
   'snapshot-state': {
     status: 400,
     retry: 'later',
@@ -67,6 +72,11 @@ const catalogue = {
     status: 500,
     retry: 'after-change',
     text: 'The request cannot be fulfilled as the default volume type {name} cannot be found. Create it, or name another in [DEFAULT] default_volume_type.',
+  },
+  'backup-damaged': {
+    status: 500,
+    retry: 'after-change',
+    text: 'Reading a backup failed: {reason}. Nothing was restored. Use another backup.',
   },
   'no-valid-backend': {
     status: 500,

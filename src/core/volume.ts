@@ -39,6 +39,10 @@ export const snapshotStatuses = [
 ] as const;
 export type SnapshotStatus = (typeof snapshotStatuses)[number];
 
+/** See the same, "Backups (backups)". */
+export const backupStatuses = ['creating', 'available', 'restoring', 'deleting', 'error', 'error_deleting'] as const;
+export type BackupStatus = (typeof backupStatuses)[number];
+
 export const attachmentStatuses = ['reserved', 'attaching', 'attached', 'detaching', 'detached'] as const;
 export type AttachmentStatus = (typeof attachmentStatuses)[number];
 
@@ -55,6 +59,8 @@ export type VolumeAction =
   | 'accept'
   | 'rekey'
   | 'upload'
+  | 'back-up'
+  | 'restore'
   | 'retype';
 
 type Rule = {
@@ -77,6 +83,8 @@ export const volumeActions: Readonly<Record<VolumeAction, Rule>> = {
   withdraw: { from: ['awaiting-transfer'], during: 'available' },
   accept: { from: ['awaiting-transfer'], during: null },
   rekey: { from: ['available', 'in-use'], during: null },
+  'back-up': { from: ['available', 'in-use'], during: 'backing-up' },
+  restore: { from: ['available'], during: 'restoring-backup' },
   upload: { from: ['available'], during: 'uploading' },
   retype: { from: ['available', 'in-use'], during: 'retyping' },
 };

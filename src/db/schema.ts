@@ -4,6 +4,7 @@ import type { EncryptionFormat, EncryptionIntent } from '#core/encryption-intent
 import type {
   AttachmentId,
   BackendName,
+  BackupId,
   DiskId,
   HostName,
   ImageId,
@@ -18,7 +19,14 @@ import type {
   VolumeTypeId,
 } from '#core/ids.ts';
 import type { PowerState, TaskState, VmState } from '#core/server.ts';
-import type { AttachmentStatus, SnapshotStatus, VolumeEncryption, VolumeSource, VolumeStatus } from '#core/volume.ts';
+import type {
+  AttachmentStatus,
+  BackupStatus,
+  SnapshotStatus,
+  VolumeEncryption,
+  VolumeSource,
+  VolumeStatus,
+} from '#core/volume.ts';
 import type { VolumeBackend } from '#core/volume-backend.ts';
 
 /** A column the database fills at insert and nobody changes. */
@@ -47,6 +55,7 @@ export type Schema = {
   snapshots: SnapshotsTable;
   volume_attachments: VolumeAttachmentsTable;
   volume_transfers: VolumeTransfersTable;
+  backups: BackupsTable;
   secrets: SecretsTable;
   leases: LeasesTable;
   audit_records: AuditRecordsTable;
@@ -391,6 +400,45 @@ type VolumeTransfersTable = {
   destination_project_id: ProjectId | null;
   accepted: Generated<boolean>;
   created_at: CreatedAt;
+  deleted_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
+};
+
+/** How the bytes of a backup lay on their medium. `sizeBytes`: what of it was usable. */
+export type BackupLayout = {
+  readonly storage: StorageFormat;
+  readonly encryption: EncryptionFormat | null;
+  readonly sizeBytes: number;
+};
+
+type BackupsTable = {
+  id: BackupId;
+  volume_id: VolumeId;
+  /** Null: of the volume itself. */
+  snapshot_id: SnapshotId | null;
+  /** What it differs from; null: it is whole. */
+  parent_id: BackupId | null;
+  project_id: ProjectId;
+  user_id: UserId;
+  name: string | null;
+  description: string | null;
+  metadata: JSONColumnType<Strings>;
+  container: string | null;
+  size_gib: number;
+  status: BackupStatus;
+  fail_reason: string | null;
+  volume_type_id: VolumeTypeId | null;
+  availability_zone: string;
+  object_count: Generated<number>;
+  /** Null: its bytes are not stored yet. */
+  layout: JSONColumnType<BackupLayout | null, string | null | undefined, string | null>;
+  /** Of an encrypted one. */
+  secret_id: SecretId | null;
+  data_at: ColumnType<Date, Date | undefined, never>;
+  /** Where it was restored to last. */
+  restored_volume_id: VolumeId | null;
+  operation: JSONColumnType<PendingOperation | null, string | null, string | null>;
+  created_at: CreatedAt;
+  updated_at: Time;
   deleted_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
 };
 

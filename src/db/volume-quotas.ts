@@ -74,17 +74,19 @@ export async function projectUse(db: Queryable, projectId: ProjectId): Promise<A
     select 'snapshots', volume_types.name, count(*)::int, sum(snapshots.size_gib)::bigint
       from snapshots join volumes on volumes.id = volume_id
       left join volume_types on volume_types.id = volume_type_id
-      where snapshots.project_id = ${projectId} and snapshots.deleted_at is null group by volume_types.name`.execute(
-    db,
-  );
+      where snapshots.project_id = ${projectId} and snapshots.deleted_at is null group by volume_types.name
+    union all
+    select 'backups', null, count(*)::int, coalesce(sum(size_gib), 0)::bigint
+      from backups where project_id = ${projectId} and deleted_at is null`.execute(db);
   const use: Record<string, number> = Object.fromEntries(Object.keys(defaultQuotas).map((resource) => [resource, 0]));
   const add = (resource: string, amount: number) => {
     use[resource] = (use[resource] ?? 0) + amount;
   };
   for (const { resource, type, count, gib } of rows) {
+    const sizes = resource === 'backups' ? 'backup_gigabytes' : 'gigabytes';
     for (const suffix of type === null ? [''] : ['', `_${type}`]) {
       add(`${resource}${suffix}`, count);
-      add(`gigabytes${suffix}`, gib);
+      add(`${sizes}${suffix}`, gib);
     }
   }
   return use;

@@ -5,6 +5,7 @@ import type { DiskId, ImageId, ProjectId, SecretId } from '#core/ids.ts';
 import type { Image } from '#core/image.ts';
 import { imageEncryption } from '#core/image-encryption.ts';
 import { Secret } from '#core/secret.ts';
+import { type Backup, isBackupKey } from '#db/backups.ts';
 import type { Database } from '#db/database.ts';
 import { isDiskKey, updateDisk } from '#db/disks.ts';
 import { isImageKey } from '#db/images.ts';
@@ -84,6 +85,15 @@ export class KeyService {
     await this.#db.transaction().execute((tx) => closeLeases(tx, [disk.id], requestId, disk.secretId));
   }
 
+  /** Destroys the key of a backup. *Repeat*: fine. */
+  async destroyBackupKey({ id, project_id, secret_id }: Backup, requestId: string): Promise<void> {
+    if (secret_id === null) return;
+    await this.#store.delete(secret_id);
+    crashPoint('keys.destroy-key.destroyed');
+    const facts = { backup: id, project: project_id, secret: secret_id, request: requestId };
+    await this.#db.transaction().execute((tx) => appendAudit(tx, 'key-destroyed', facts));
+  }
+
   /** Destroys a secret that opens this disk no more, or never did. *Repeat*: fine. */
   async destroyFormerKey(disk: Disk, secretId: SecretId, requestId: string): Promise<void> {
     await this.#store.delete(secretId);
@@ -129,13 +139,14 @@ export class KeyService {
 
   /**
    * Destroys the key of a disk, also one that a crash left unnamed in the disk's row. That of a snapshot stays when an
-   * image has taken it over. *Repeat*: fine.
+   * image has taken it over, and that of a backup's disk when the backup has. *Repeat*: fine.
    */
   async destroyKey(disk: Disk, requestId: string): Promise<void> {
     const next = disk.otherSecretId ?? (await this.#store.find(nextLabel(disk)));
     if (next !== null) await this.destroyFormerKey(disk, next, requestId);
     const secretId = disk.secretId ?? (await this.#store.find(disk.id));
     if (secretId === null) return;
+    if (disk.role === 'backup' && (await isBackupKey(this.#db, secretId))) return;
     if (disk.role === 'snapshot' && (await isImageKey(this.#db, disk.projectId, secretId))) return;
     await this.#store.delete(secretId);
     crashPoint('keys.destroy-key.destroyed');
@@ -187,6 +198,8 @@ function secretName(disk: Disk): string {
       return `volume ${disk.ownerId}`;
     case 'volume-snapshot':
       return `snapshot ${disk.ownerId}`;
+    case 'backup':
+      return `backup ${disk.ownerId}`;
     default:
       return `${disk.role} disk of server ${disk.ownerId}`;
   }

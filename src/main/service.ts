@@ -8,10 +8,11 @@ import { identityService } from '#api/identity/service.ts';
 import { imageService } from '#api/image/service.ts';
 import { operatorService } from '#api/operator/service.ts';
 import { buildApi } from '#api/server.ts';
+import { directoryStore } from '#backups/directory-store.ts';
 import type { Config } from '#config/schema.ts';
 import { splitAddress } from '#core/address.ts';
 import { describeError } from '#core/errors.ts';
-import type { HostName } from '#core/ids.ts';
+import type { HostName, HostPath } from '#core/ids.ts';
 import { recordBoot } from '#db/hosts.ts';
 import type { LocalHostAgent } from '#host/agent.ts';
 import { bootstrapIdentity } from '#identity/builtin/bootstrap.ts';
@@ -28,6 +29,7 @@ import { openState, type State } from '#main/state.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { DurableServerOperations, serverOperations } from '#operations/durable-server-operations.ts';
 import {
+  backupOperations,
   DurableVolumeOperations,
   snapshotOperations,
   volumeOperations,
@@ -66,6 +68,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
     db: state.db,
     keys,
     images,
+    backups: directoryStore((config.backup.backup_posix_path || state.paths.backups) as HostPath),
     engine,
     shutdownTimeoutMs: config.DEFAULT.shutdown_timeout * 1000,
     shelvedOffloadSeconds: config.DEFAULT.shelved_offload_time,
@@ -74,6 +77,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
   for (const operation of serverOperations(context)) engine.register(operation);
   for (const operation of volumeOperations(context)) engine.register(operation);
   for (const operation of snapshotOperations(context)) engine.register(operation);
+  for (const operation of backupOperations(context)) engine.register(operation);
   const operations = new DurableServerOperations(context, engine);
   const volumes = new DurableVolumeOperations(context, engine);
   const follower = new HostFollower({ context, engine, operations, log });

@@ -16,6 +16,8 @@ export function statePaths(directory: string) {
     images: at('images'),
     /** Disks of servers, a folder each. */
     disks: at('disks'),
+    /** Backups of volumes, unless another directory is configured. */
+    backups: at('backups'),
     /** Volumes of backends that keep files and were told no other place, a folder for each. */
     volumes: at('volumes'),
     /** What can be made again: images as raw files, libvirt's knowledge of QEMU, the qcow2 skeleton. */

@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream';
+import type { BackupStore } from '#backups/backup-store.ts';
 import { type ConfigDriveFacts, configDriveFiles, hostnameOf } from '#core/config-drive.ts';
 import type { Disk, DiskContent } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
@@ -33,6 +34,7 @@ export type OperationContext = {
   readonly db: Database;
   readonly keys: KeyService;
   readonly images: ImageSource;
+  readonly backups: BackupStore;
   readonly engine: Pick<Engine, 'settled' | 'start'>;
   /** How long a guest may take over its own shutdown before it is ended, milliseconds. */
   readonly shutdownTimeoutMs: number;
@@ -162,6 +164,7 @@ export function contentOf(server: Server, disk: Disk): DiskContent {
     case 'snapshot':
     case 'volume':
     case 'volume-snapshot':
+    case 'backup':
       return { kind: 'blank' };
   }
 }

@@ -62,7 +62,7 @@ export async function beginVolumeDeletion(
 export function waitForReaders(context: OperationContext) {
   return {
     name: 'wait',
-    async run({ volumeId }: VolumeInput) {
+    async run({ volumeId }: Pick<VolumeInput, 'volumeId'>) {
       for (const { id } of await readersOf(context.db, volumeId)) await context.engine.settled(id);
     },
   };

@@ -2,6 +2,7 @@ import { crashPoint } from '#core/crash-point.ts';
 import { badRequest, NightlatchError, notFound } from '#core/errors.ts';
 import {
   type AttachmentId,
+  type BackupId,
   type DiskId,
   newId,
   type ServerId,
@@ -11,18 +12,20 @@ import {
 } from '#core/ids.ts';
 import { GIB } from '#core/sizes.ts';
 import { isTransferKey, makeTransferKey } from '#core/transfer-key.ts';
-import { checkVolumeAction, snapshotStatuses } from '#core/volume.ts';
+import { backupStatuses, checkVolumeAction, snapshotStatuses } from '#core/volume.ts';
+import { type Backup, claimBackup, countDependents, findBackup, insertBackup, latestBackup } from '#db/backups.ts';
 import type { Queryable } from '#db/database.ts';
-import { disksOf, insertDisks } from '#db/disks.ts';
+import { type DiskRow, disksOf, insertDisks, type NewDisk } from '#db/disks.ts';
 import type { PendingOperation } from '#db/schema.ts';
 import { lockServer, type Server } from '#db/servers.ts';
 import { claimSnapshotForDeletion, insertSnapshot, type Snapshot, snapshotsOf } from '#db/snapshots.ts';
 import { type Attachment, attachmentOf, insertAttachment, updateAttachment } from '#db/volume-attachments.ts';
 import { endTransfer, findTransfer, insertTransfer, type Transfer } from '#db/volume-transfers.ts';
-import { claimVolume, insertVolume, lockVolume, updateVolume, type Volume } from '#db/volumes.ts';
+import { claimVolume, findVolume, insertVolume, lockVolume, updateVolume, type Volume } from '#db/volumes.ts';
 import { acceptTransfer } from '#operations/accept-transfer.ts';
 import { attachVolume, detachVolume } from '#operations/attach-volume.ts';
 import type { OperationContext } from '#operations/context.ts';
+import { createBackup, deleteBackup } from '#operations/create-backup.ts';
 import { createSnapshot, deleteSnapshot } from '#operations/create-snapshot.ts';
 import { createVolume } from '#operations/create-volume.ts';
 import { beginVolumeDeletion, deleteVolume } from '#operations/delete-volume.ts';
@@ -30,11 +33,13 @@ import { freeDevice } from '#operations/device-names.ts';
 import type { Engine, Operation } from '#operations/engine.ts';
 import { extendVolume } from '#operations/extend-volume.ts';
 import { rekeyVolume } from '#operations/rekey-volume.ts';
+import { restoreBackup } from '#operations/restore-backup.ts';
 import type { Requester } from '#operations/server-operations.ts';
-import type { SnapshotInput, VolumeInput } from '#operations/volume-context.ts';
+import type { BackupInput, SnapshotInput, VolumeInput } from '#operations/volume-context.ts';
 import type {
   Admit,
   AttachmentRequest,
+  BackupRequest,
   SnapshotRequest,
   TransferRequest,
   VolumeOperations,
@@ -52,6 +57,11 @@ export function volumeOperations(context: OperationContext): Operation<VolumeInp
     acceptTransfer(context),
     rekeyVolume(context),
   ];
+}
+
+/** Every operation on backups. */
+export function backupOperations(context: OperationContext): Operation<BackupInput>[] {
+  return [createBackup(context), restoreBackup(context), deleteBackup(context)];
 }
 
 /** Every operation on snapshots. */
@@ -138,9 +148,8 @@ export class DurableVolumeOperations implements VolumeOperations {
         operation: JSON.stringify(operation),
         updated_at: new Date(),
       });
-      const { created_at: _, ...like } = disk;
-      const own = { id: newId<DiskId>(), owner_id: snapshotId, role: 'volume-snapshot', generation: 0 } as const;
-      await insertDisks(tx, [{ ...like, ...own, state: 'absent', secret_id: null, other_secret_id: null }]);
+      const own = { owner_id: snapshotId, role: 'volume-snapshot', project_id: volume.project_id } as const;
+      await insertDisks(tx, [diskBeside(disk, own)]);
       return inserted;
     });
     await this.#begin(operation);
@@ -242,6 +251,78 @@ export class DurableVolumeOperations implements VolumeOperations {
     await this.#engine.settled(operation.id);
   }
 
+  async createBackup(id: VolumeId, request: BackupRequest, requester: Requester, admit: Admit): Promise<Backup> {
+    const backupId = newId<BackupId>();
+    const { requestId, projectId, userId } = requester;
+    const operation = pendingOnBackup('create-backup', { backupId, volumeId: id, requestId });
+    let made: Backup | null = null;
+    await claimVolume(this.#context.db, id, 'back-up', operation, async (tx, volume) => {
+      checkCanBeRead(volume, request.force || request.snapshotId !== null);
+      await admit(tx);
+      const parent = request.incremental ? await latestBackup(tx, id, projectId) : null;
+      if (request.incremental && !parent) {
+        throw badRequest('Invalid backup: No backups available to do an incremental backup.');
+      }
+      const [like] = await disksOf(tx, request.snapshotId ?? id);
+      if (!like) throw new Error(`volume ${id} has no disk`);
+      made = await insertBackup(tx, {
+        id: backupId,
+        volume_id: id,
+        snapshot_id: request.snapshotId,
+        parent_id: parent?.id ?? null,
+        project_id: projectId,
+        user_id: userId,
+        name: request.name,
+        description: request.description,
+        metadata: JSON.stringify(request.metadata),
+        container: request.container,
+        size_gib: volume.size_gib,
+        status: 'creating',
+        fail_reason: null,
+        volume_type_id: volume.volume_type_id,
+        availability_zone: volume.availability_zone,
+        secret_id: null,
+        restored_volume_id: null,
+        operation: JSON.stringify(operation),
+        updated_at: new Date(),
+      });
+      await insertDisks(tx, [diskBeside(like, { owner_id: backupId, role: 'backup', project_id: projectId })]);
+    });
+    await this.#begin(operation);
+    if (!made) throw new Error('a backup was claimed and not written');
+    return made;
+  }
+
+  async restoreBackup(id: BackupId, volumeId: VolumeId, { requestId }: Requester): Promise<void> {
+    const operation = pendingOnBackup('restore-backup', { backupId: id, volumeId, requestId });
+    const creation = (await findVolume(this.#context.db, volumeId))?.operation;
+    if (creation?.name === 'create-volume') await this.#engine.settled(creation.id);
+    await claimVolume(this.#context.db, volumeId, 'restore', operation, async (tx, volume) => {
+      const claim = { action: 'restore', from: ['available'], during: 'restoring' } as const;
+      const backup = await claimBackup(tx, id, claim, operation);
+      if (volume.size_gib < backup.size_gib) {
+        throw badRequest(
+          `Invalid volume: volume size ${volume.size_gib} is too small to restore backup of size ${backup.size_gib}.`,
+        );
+      }
+    });
+    await this.#begin(operation);
+  }
+
+  async deleteBackup(id: BackupId, { requestId }: Requester, { force }: { readonly force: boolean }): Promise<void> {
+    const backup = await findBackup(this.#context.db, id);
+    if (!backup) throw notFound('Backup', id);
+    const operation = pendingOnBackup('delete-backup', { backupId: id, volumeId: backup.volume_id, requestId });
+    const from = force ? backupStatuses : (['available', 'error'] as const);
+    await this.#context.db.transaction().execute(async (tx) => {
+      await claimBackup(tx, id, { action: 'delete', from, during: 'deleting' }, operation);
+      if ((await countDependents(tx, id)) > 0) {
+        throw badRequest('Invalid backup: Incremental backups exist for this backup.');
+      }
+    });
+    await this.#begin(operation);
+  }
+
   async rekey(id: VolumeId, { requestId }: Requester): Promise<void> {
     const operation = pendingOnVolume('rekey-volume', { volumeId: id, requestId });
     await claimVolume(this.#context.db, id, 'rekey', operation, async (tx, volume) => {
@@ -286,6 +367,27 @@ function pendingOnSnapshot(name: string, particulars: Omit<SnapshotInput, 'opera
   const id = `${name}:${newId()}`;
   const input: SnapshotInput = { ...particulars, operationId: id };
   return { id, name, input };
+}
+
+function pendingOnBackup(name: string, particulars: Omit<BackupInput, 'operationId'>): PendingOperation {
+  const id = `${name}:${newId()}`;
+  const input: BackupInput = { ...particulars, operationId: id };
+  return { id, name, input };
+}
+
+/** The row of a disk that is to hold what another holds, in the same place. */
+function diskBeside(
+  { created_at: _, ...like }: DiskRow,
+  own: Pick<NewDisk, 'owner_id' | 'role' | 'project_id'>,
+): NewDisk {
+  const fresh = {
+    id: newId<DiskId>(),
+    generation: 0,
+    state: 'absent',
+    secret_id: null,
+    other_secret_id: null,
+  } as const;
+  return { ...like, ...own, ...fresh };
 }
 
 function beginning(operation: PendingOperation) {

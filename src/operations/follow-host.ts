@@ -1,8 +1,9 @@
 import type { Logger } from 'pino';
 import { serverOfDisk } from '#core/disk.ts';
 import { describeError, NightlatchError } from '#core/errors.ts';
-import type { DiskId, HostName, ServerId, SnapshotId, VolumeId } from '#core/ids.ts';
+import type { BackupId, DiskId, HostName, ServerId, SnapshotId, VolumeId } from '#core/ids.ts';
 import { type ServerAction, shouldRun } from '#core/server.ts';
+import { backupsInOperation, findBackup, releaseBackup } from '#db/backups.ts';
 import { findDisk } from '#db/disks.ts';
 import type { PendingOperation } from '#db/schema.ts';
 import { findServer, type Server, serversInOperation, serversOnHost, stateOf } from '#db/servers.ts';
@@ -69,6 +70,10 @@ export class HostFollower {
     }
     for (const { operation } of await volumesInOperation(db)) {
       const giveBack = () => failVolume(context, operation?.input as VolumeInput, 'error');
+      if (operation) await this.#resume(operation, giveBack);
+    }
+    for (const { id, operation } of await backupsInOperation(db)) {
+      const giveBack = () => releaseBackup(db, id, operation?.id ?? '', { status: 'error' });
       if (operation) await this.#resume(operation, giveBack);
     }
     for (const { id, operation } of await snapshotsInOperation(db)) {
@@ -208,6 +213,7 @@ export class HostFollower {
     if (disk.role === 'volume-snapshot') {
       return ((await findSnapshot(db, disk.owner_id as SnapshotId))?.operation ?? null) !== null;
     }
+    if (disk.role === 'backup') return ((await findBackup(db, disk.owner_id as BackupId))?.operation ?? null) !== null;
     const volumeId = disk.owner_id as VolumeId;
     if ((await findVolume(db, volumeId))?.operation) return true;
     if ((await readersOf(db, volumeId)).length > 0) return true;

@@ -1,5 +1,5 @@
-import type { Disk, DiskOwnerId } from '#core/disk.ts';
-import type { AttachmentId, ProjectId, ServerId, SnapshotId, UserId, VolumeId } from '#core/ids.ts';
+import type { Disk, DiskOwnerId, DiskStanding } from '#core/disk.ts';
+import type { AttachmentId, BackupId, ProjectId, ServerId, SnapshotId, UserId, VolumeId } from '#core/ids.ts';
 import type { VolumeStatus } from '#core/volume.ts';
 import { asDisk, disksOf } from '#db/disks.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
@@ -28,20 +28,36 @@ export type SnapshotInput = {
   readonly requestId: string;
 };
 
+/** What every operation on a backup is given. `volumeId`: what it is of, or is restored to. It is recorded. */
+export type BackupInput = {
+  readonly backupId: BackupId;
+  readonly volumeId: VolumeId;
+  readonly operationId: string;
+  readonly requestId: string;
+};
+
 /** A disk of a volume or a snapshot that has its place, with the agent of its host. */
 export type PlacedDisk = { readonly disk: Disk; readonly agent: HostAgent };
 
-/** Null: it has no disk, or one that no host was found for. */
-export async function placedDiskOf(context: OperationContext, owner: DiskOwnerId): Promise<PlacedDisk | null> {
-  const row = (await disksOf(context.db, owner)).find(({ standing }) => standing === 'live');
+/** The one that is `live`, unless another is asked for. Null: it has none, or one that no host was found for. */
+export async function placedDiskOf(
+  context: OperationContext,
+  owner: DiskOwnerId,
+  which: DiskStanding = 'live',
+): Promise<PlacedDisk | null> {
+  const row = (await disksOf(context.db, owner)).find(({ standing }) => standing === which);
   if (!row || row.storage === null || row.host === null) return null;
   return { disk: asDisk(row), agent: context.agent(row.host) };
 }
 
 /** @throws when it has none: a bug. */
-export async function needPlacedDisk(context: OperationContext, owner: DiskOwnerId): Promise<PlacedDisk> {
-  const placed = await placedDiskOf(context, owner);
-  if (!placed) throw new Error(`${owner} has no disk on any host`);
+export async function needPlacedDisk(
+  context: OperationContext,
+  owner: DiskOwnerId,
+  which: DiskStanding = 'live',
+): Promise<PlacedDisk> {
+  const placed = await placedDiskOf(context, owner, which);
+  if (!placed) throw new Error(`${owner} has no ${which} disk on any host`);
   return placed;
 }
 
@@ -51,15 +67,18 @@ export async function needVolume(context: OperationContext, id: VolumeId): Promi
   return volume;
 }
 
+/** The volume that an operation has to give back. */
+type OnVolume = Pick<VolumeInput, 'volumeId' | 'operationId'>;
+
 /** Gives a volume back: the operation has ended. */
-export async function finishVolume(context: OperationContext, input: VolumeInput, change: VolumeChange): Promise<void> {
+export async function finishVolume(context: OperationContext, input: OnVolume, change: VolumeChange): Promise<void> {
   await releaseVolume(context.db, input.volumeId, input.operationId, change);
 }
 
 /** Gives a volume back in the status it had before the operation. */
 export async function finishAsBefore(
   context: OperationContext,
-  input: VolumeInput,
+  input: OnVolume,
   change: VolumeChange = {},
 ): Promise<void> {
   const { previous_status: before } = await needVolume(context, input.volumeId);
@@ -70,6 +89,6 @@ export async function finishAsBefore(
 }
 
 /** Gives a volume back in a status that tells its user that the operation failed. */
-export async function failVolume(context: OperationContext, input: VolumeInput, status: VolumeStatus): Promise<void> {
+export async function failVolume(context: OperationContext, input: OnVolume, status: VolumeStatus): Promise<void> {
   await finishVolume(context, input, { status, previous_status: null });
 }

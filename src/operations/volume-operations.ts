@@ -1,6 +1,7 @@
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
-import type { ServerId, SnapshotId, VolumeId, VolumeTypeId } from '#core/ids.ts';
+import type { BackupId, ServerId, SnapshotId, VolumeId, VolumeTypeId } from '#core/ids.ts';
 import type { VolumeEncryption, VolumeSource } from '#core/volume.ts';
+import type { Backup } from '#db/backups.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Snapshot } from '#db/snapshots.ts';
 import type { Attachment } from '#db/volume-attachments.ts';
@@ -43,6 +44,17 @@ export type AttachmentRequest = {
 /** An offer of a volume, as its giver asked for it. */
 export type TransferRequest = { readonly name: string | null; readonly noSnapshots: boolean };
 
+/** A backup as a user asked for it. `force`: also of a volume that is in use. */
+export type BackupRequest = {
+  readonly name: string | null;
+  readonly description: string | null;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly container: string | null;
+  readonly incremental: boolean;
+  readonly force: boolean;
+  readonly snapshotId: SnapshotId | null;
+};
+
 /** Looks, within the transaction that writes the new thing, whether its project may have it. */
 export type Admit = (tx: Queryable) => Promise<void>;
 
@@ -70,6 +82,12 @@ export interface VolumeOperations {
   withdraw(transfer: Transfer): Promise<void>;
   /** Makes the volume the requester's, under keys of its own. *Throws* bad-request for a wrong key. */
   accept(transfer: Transfer, authKey: string, requester: Requester, admit: Admit): Promise<void>;
+  /** *Throws* bad-request when there is no whole backup that an incremental one could build on. */
+  createBackup(id: VolumeId, request: BackupRequest, requester: Requester, admit: Admit): Promise<Backup>;
+  /** Makes the volume hold what the backup does; it waits for the volume's own creation. *Throws* too-large; bad-request. */
+  restoreBackup(id: BackupId, volumeId: VolumeId, requester: Requester): Promise<void>;
+  /** *Throws* bad-request while others build on it. */
+  deleteBackup(id: BackupId, requester: Requester, how: { readonly force: boolean }): Promise<void>;
   /** Gives a volume another passphrase, also while a guest has it. *Throws* bad-request for one that has none to change. */
   rekey(id: VolumeId, requester: Requester): Promise<void>;
 }

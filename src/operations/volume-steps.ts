@@ -1,5 +1,5 @@
 import { crashPoint } from '#core/crash-point.ts';
-import type { DiskOwnerId } from '#core/disk.ts';
+import type { DiskOwnerId, DiskStanding } from '#core/disk.ts';
 import { endUnplacedDisks, updateDisk } from '#db/disks.ts';
 import type { OperationContext } from '#operations/context.ts';
 import type { Step } from '#operations/engine.ts';
@@ -11,14 +11,15 @@ import { needPlacedDisk, placedDiskOf } from '#operations/volume-context.ts';
 export function storeVolumeKey<Input extends { readonly requestId: string }>(
   context: OperationContext,
   ownerOf: (input: Input) => DiskOwnerId,
+  which: DiskStanding = 'live',
 ): Step<Input> {
   return {
     name: 'store-key',
     async run(input) {
-      const { disk } = await needPlacedDisk(context, ownerOf(input));
+      const { disk } = await needPlacedDisk(context, ownerOf(input), which);
       await context.keys.createKey(disk, input.requestId);
     },
-    undo: (input) => destroyVolumeDisk(context, ownerOf(input), input.requestId),
+    undo: (input) => destroyVolumeDisk(context, ownerOf(input), input.requestId, which),
   };
 }
 
@@ -26,8 +27,13 @@ export function storeVolumeKey<Input extends { readonly requestId: string }>(
  * Locks the disk, overwrites its header, removes it, destroys its key: in this order, as `destroyDisks` does. *Repeat*:
  * fine.
  */
-export async function destroyVolumeDisk(context: OperationContext, owner: DiskOwnerId, requestId: string) {
-  const placed = await placedDiskOf(context, owner);
+export async function destroyVolumeDisk(
+  context: OperationContext,
+  owner: DiskOwnerId,
+  requestId: string,
+  which: DiskStanding = 'live',
+) {
+  const placed = await placedDiskOf(context, owner, which);
   if (!placed) return await endUnplacedDisks(context.db, owner);
   const { disk, agent } = placed;
   await agent.destroyDisk(disk);

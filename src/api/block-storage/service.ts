@@ -2,6 +2,7 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { contextOf, requireToken } from '#api/auth.ts';
 import { addBackendRoutes } from '#api/block-storage/backend-routes.ts';
+import { addBackupRoutes } from '#api/block-storage/backup-routes.ts';
 import { addExtensionRoutes } from '#api/block-storage/extension-routes.ts';
 import { presentFailure } from '#api/block-storage/failure.ts';
 import { addLimitRoutes } from '#api/block-storage/limit-routes.ts';
@@ -62,6 +63,7 @@ function v3(services: BlockStorageServices) {
     addVolumeMetadataRoutes(app, services);
     addSnapshotRoutes(app, services);
     addTransferRoutes(app, services);
+    addBackupRoutes(app, services);
   };
 }
 

@@ -14,6 +14,7 @@ import * as volumeBackends from './0010-volume-backends.ts';
 import * as volumeTypes from './0011-volume-types.ts';
 
 import * as volumes from './0012-volumes.ts';
+import * as backups from './0013-backups.ts';
 
 /** Every migration, in order, as a literal list: no directory is scanned at run time. */
 export const migrations: Record<string, Migration> = {
@@ -29,4 +30,5 @@ export const migrations: Record<string, Migration> = {
   '0010-volume-backends': volumeBackends,
   '0011-volume-types': volumeTypes,
   '0012-volumes': volumes,
+  '0013-backups': backups,
 };

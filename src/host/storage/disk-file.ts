@@ -53,5 +53,7 @@ function roleName(disk: DiskSpec): string {
     // LVM keeps names that begin with `snapshot` for itself.
     case 'volume-snapshot':
       return `_snapshot-${disk.ownerId}`;
+    case 'backup':
+      return `backup-${disk.ownerId}`;
   }
 }

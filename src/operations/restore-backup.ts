@@ -1,0 +1,119 @@
+import { openBackup } from '#backups/backup-chunks.ts';
+import { crashPoint } from '#core/crash-point.ts';
+import type { MediumContent } from '#core/disk.ts';
+import { NightlatchError } from '#core/errors.ts';
+import { type DiskId, newId } from '#core/ids.ts';
+import { releaseBackup } from '#db/backups.ts';
+import { disksOf, insertDisks, nextGeneration, updateDisk } from '#db/disks.ts';
+import type { DiskKeys } from '#host/host-agent.ts';
+import type { OperationContext } from '#operations/context.ts';
+import { needBackup } from '#operations/create-backup.ts';
+import { waitForReaders } from '#operations/delete-volume.ts';
+import type { Failure, Operation } from '#operations/engine.ts';
+import {
+  type BackupInput,
+  failVolume,
+  finishVolume,
+  needPlacedDisk,
+  placedDiskOf,
+} from '#operations/volume-context.ts';
+import { destroyVolumeDisk, storeVolumeKey } from '#operations/volume-steps.ts';
+
+/**
+ * Restore backup: a disk is made from its bytes, under a key of its own, and takes the place of the volume's. Until then the
+ * volume keeps what it has.
+ *
+ * | step      | effect                                                      | compensation                    | a repeat         |
+ * |-----------|-------------------------------------------------------------|---------------------------------|------------------|
+ * | wait      | what is being made from the volume has ended                | –                               | fine             |
+ * | plan      | a row for the disk that is coming                           | the row ended                   | keeps the row    |
+ * | store-key | its secret is stored                                        | secret destroyed                | keeps the secret |
+ * | fill      | it holds what the backup held, locked                       | header overwritten, medium gone | starts over      |
+ * | exchange  | it is the volume's; the one before is kept                  | none: the point of no return    | finds it done    |
+ * | remove    | the one before and its secret are destroyed                 | none                            | fine             |
+ * | finish    | backup and volume are available                             | –                               | same             |
+ */
+export function restoreBackup(context: OperationContext): Operation<BackupInput> {
+  const discard = ({ volumeId, requestId }: BackupInput) => destroyVolumeDisk(context, volumeId, requestId, 'coming');
+  return {
+    name: 'restore-backup',
+    steps: [
+      waitForReaders(context),
+      { name: 'plan', run: (input) => plan(context, input), undo: discard },
+      storeVolumeKey(context, ({ volumeId }: BackupInput) => volumeId, 'coming'),
+      { name: 'fill', run: (input) => fill(context, input), undo: discard },
+      { name: 'exchange', run: (input) => exchange(context, input) },
+      {
+        name: 'remove',
+        run: ({ volumeId, requestId }) => destroyVolumeDisk(context, volumeId, requestId, 'kept'),
+      },
+      { name: 'finish', run: (input) => finish(context, input) },
+    ],
+    failed: (input, failure) => fail(context, input, failure),
+  };
+}
+
+async function plan(context: OperationContext, { volumeId }: BackupInput): Promise<void> {
+  await context.db.transaction().execute(async (tx) => {
+    const disks = await disksOf(tx, volumeId);
+    const live = disks.find(({ standing }) => standing === 'live');
+    if (!live || disks.some(({ standing }) => standing === 'coming')) return;
+    const { created_at: _, ...like } = live;
+    const own = { id: newId<DiskId>(), generation: await nextGeneration(tx, live), standing: 'coming' } as const;
+    await insertDisks(tx, [{ ...like, ...own, state: 'absent', secret_id: null, other_secret_id: null }]);
+  });
+}
+
+async function fill(context: OperationContext, { backupId, volumeId, requestId }: BackupInput): Promise<void> {
+  const { disk, agent } = await needPlacedDisk(context, volumeId, 'coming');
+  if (disk.state === 'formatted') return;
+  const { layout, secret_id: secretId } = await needBackup(context, backupId);
+  if (
+    layout === null ||
+    (layout.storage === 'lvm') !== (disk.storage === 'lvm') ||
+    layout.encryption !== disk.encryption
+  ) {
+    throw new NightlatchError('backup-damaged', {
+      reason: `backup ${backupId} lies as ${layout?.storage ?? 'nothing'} with encryption ${layout?.encryption ?? 'none'}, and the volume does not`,
+    });
+  }
+  const content: MediumContent = {
+    kind: 'medium',
+    keyId: backupId as string as DiskId,
+    sizeBytes: layout.sizeBytes,
+    format: layout.storage === 'qcow2' ? 'qcow2' : 'raw',
+    open: () => openBackup(context.backups, backupId),
+  };
+  const key = secretId === null ? null : { imageId: backupId as string as never, secretId, disk };
+  try {
+    await context.keys.lend([disk], 'copy', requestId, (keys: DiskKeys) => agent.createDisk(disk, content, keys), key);
+  } finally {
+    await context.keys.close([disk], requestId);
+  }
+  crashPoint('steps.restore-backup.filled');
+  await updateDisk(context.db, disk.id, { state: 'formatted' });
+}
+
+/** As one: at no instant has the volume two disks, or none. */
+async function exchange(context: OperationContext, { volumeId }: BackupInput): Promise<void> {
+  const coming = await placedDiskOf(context, volumeId, 'coming');
+  if (!coming) return;
+  const { disk: live } = await needPlacedDisk(context, volumeId);
+  await context.db.transaction().execute(async (tx) => {
+    await updateDisk(tx, live.id, { standing: 'kept' });
+    await updateDisk(tx, coming.disk.id, { standing: 'live' });
+  });
+  crashPoint('steps.restore-backup.exchanged');
+}
+
+async function finish(context: OperationContext, input: BackupInput): Promise<void> {
+  const { volumeId, backupId, operationId } = input;
+  const restored = { status: 'available', restored_volume_id: volumeId } as const;
+  await releaseBackup(context.db, backupId, operationId, restored);
+  await finishVolume(context, input, { status: 'available', previous_status: null });
+}
+
+async function fail(context: OperationContext, input: BackupInput, { message }: Failure): Promise<void> {
+  await releaseBackup(context.db, input.backupId, input.operationId, { status: 'available', fail_reason: message });
+  await failVolume(context, input, 'error_restoring');
+}

@@ -58,6 +58,13 @@ function buildProgram(): Command {
     .description('run the agent of a compute host that another machine controls')
     .addOption(config)
     .action(ending(async () => (await import('#cli/host-agent.ts')).hostAgent));
+  program
+    .command('volume')
+    .description('volumes')
+    .command('rekey <volume>')
+    .description('give a volume another key, also while a guest has it')
+    .addOption(config)
+    .action(ending(async () => (await import('#cli/volume.ts')).rekeyVolume));
   addHostCommands(program.command('host').description('compute hosts'));
   return program;
 }

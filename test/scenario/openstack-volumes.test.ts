@@ -4,6 +4,7 @@ import { after, before, describe, it } from 'node:test';
 import { GIB, LUKS1_HEADER_BYTES } from '#core/sizes.ts';
 import { CLOUD_NAME } from '#main/clouds-yaml.ts';
 import { expectBooted } from '#test/support/boot-guest.ts';
+import { nightlatch } from '#test/support/nightlatch-command.ts';
 import { type OpenStackClient, openStackClient } from '#test/support/openstack-client.ts';
 import { findStrays } from '#test/support/strays.ts';
 import { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
@@ -82,8 +83,9 @@ describe('openstack volume', { timeout: 600_000 }, () => {
 
   it('rekey: while the guest has it, only the new key opens it afterwards', async () => {
     const old = await lab.secretOf(volume);
-    await lab.must('POST', `/volumes/${volume}/action`, { 'nightlatch:rekey': null });
-    for (;;) if ((await lab.secretOf(volume)) !== old) break;
+    const { code, stderr } = await nightlatch('volume', 'rekey', 'data', '--config', lab.servers.service.configFile);
+    assert.equal(code, 0, stderr);
+    assert.notEqual(await lab.secretOf(volume), old);
     await lab.reach('volume', volume, 'in-use');
     assert.deepEqual(await findStrays(lab.servers.service), []);
     assert.equal(await lab.opens((await lab.secretOf(volume)) as never, await lab.mediumOf(volume)), true);

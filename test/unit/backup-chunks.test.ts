@@ -35,7 +35,9 @@ describe('backups in a directory', () => {
     const sizes = fc.array(fc.integer({ min: 0, max: 3 * MIB }), { maxLength: 8 });
     await fc.assert(
       fc.asyncProperty(sizes, async (lengths) => {
-        const bytes = Buffer.concat(lengths.map((length, i) => (i % 2 === 0 ? randomBytes(length) : Buffer.alloc(length))));
+        const bytes = Buffer.concat(
+          lengths.map((length, i) => (i % 2 === 0 ? randomBytes(length) : Buffer.alloc(length))),
+        );
         const { id, stored } = await keep(bytes);
         assert.equal(stored.bytes, bytes.length);
         assert.ok((await restore(id)).equals(bytes));

@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os';
 import type { DiskSpec } from '#core/disk.ts';
+import type { HostPath } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
 import { MIB } from '#core/sizes.ts';
 import { luks2Encryptor } from '#host/encryption/dm-crypt/luks2.ts';
@@ -80,7 +81,7 @@ const FLAGS: Readonly<Record<string, Partial<MappingOptions>>> = {
 function encryptorsWith(options: Partial<MappingOptions>): Record<'plain' | 'luksv2', Encryptor> {
   const all = { noReadWorkqueue: false, noWriteWorkqueue: false, ...options };
   const mappings = new Mappings();
-  return { plain: plainEncryptor(mappings, all), luksv2: luks2Encryptor(mappings, all) };
+  return { plain: plainEncryptor(mappings, all), luksv2: luks2Encryptor(mappings, all, '/dev/shm' as HostPath) };
 }
 
 async function openAndClose(

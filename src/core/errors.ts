@@ -143,6 +143,11 @@ const catalogue = {
     retry: 'after-change',
     text: '{doing} was not begun: the key of disk {disk} is not on the host. Nothing was changed.',
   },
+  'medium-damaged': {
+    status: 500,
+    retry: 'after-change',
+    text: '{doing} failed: what it was to be made of is damaged ({reason}). Try another backup.',
+  },
   'volume-not-released': {
     status: 500,
     retry: 'later',

@@ -1,18 +1,20 @@
-import { open, readdir, readFile, statfs } from 'node:fs/promises';
+import { readdir, readFile, statfs } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { cpus, totalmem } from 'node:os';
 import type { Duplex, Readable } from 'node:stream';
 import { crashPoint } from '#core/crash-point.ts';
-import type { DiskContent, DiskOwnerId, DiskSpec } from '#core/disk.ts';
+import type { DiskContent, DiskSpec } from '#core/disk.ts';
 import { type EncryptionFormat, formatTrait } from '#core/encryption-intent.ts';
-import { describeError, NightlatchError } from '#core/errors.ts';
+import { NightlatchError } from '#core/errors.ts';
 import { type DiskId, type HostName, type HostPath, type ImageId, isUuid, type ServerId } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import { GIB, MIB } from '#core/sizes.ts';
 import { DiskAccess, type DiskParts, needKey } from '#host/disk-access.ts';
-import { domainDisks, domainKeys, namedDisks } from '#host/domain-disks.ts';
-import type { Mapping, Mappings } from '#host/encryption/dm-crypt/mappings.ts';
+import { DiskMaker } from '#host/disk-maker.ts';
+import { domainDisk, domainKeys, namedDisks } from '#host/domain-disks.ts';
+import type { Mapping } from '#host/encryption/dm-crypt/mappings.ts';
 import { ignoring, removeFolderIfEmpty, syncFile } from '#host/files.ts';
+import { GuestDisks } from '#host/guest-disks.ts';
 import type {
   AttachedVolume,
   DiskKeys,
@@ -25,14 +27,13 @@ import type {
   ServerSpec,
 } from '#host/host-agent.ts';
 import type { DomainKey, DomainSpec, Hypervisor } from '#host/hypervisor/hypervisor.ts';
-import type { CachedImage, ImageCache } from '#host/image-cache.ts';
-import { withImageSource } from '#host/image-source.ts';
+import type { ImageCache } from '#host/image-cache.ts';
 import { lockEverything } from '#host/lock-down.ts';
+import { readMedium } from '#host/medium-bytes.ts';
 import { workingFormats } from '#host/probe-formats.ts';
 import { isCompleteSave } from '#host/saved-memory.ts';
 import { clearScratch } from '#host/scratch.ts';
-import { checkImageFits, type FillSource, fillDisk } from '#host/storage/fill.ts';
-import type { DiskAttachment, StorageDriver } from '#host/storage/storage-driver.ts';
+import type { StorageDriver } from '#host/storage/storage-driver.ts';
 import { TriedFormats } from '#host/tried-formats.ts';
 import { describeBackends } from '#host/volume-backends.ts';
 
@@ -46,8 +47,6 @@ export type HostParts = DiskParts & {
   readonly undecidedEncryptionFormat: EncryptionFormat | null;
   readonly disksDirectory: HostPath;
   readonly runDirectory: HostPath;
-  /** What block encryptors keep open; null on a host without device-mapper. */
-  readonly mappings: Mappings | null;
   /** Whether keys leave the kernel while their guest is paused. */
   readonly lockOnPause: boolean;
   readonly images: ImageCache;
@@ -65,10 +64,14 @@ const BOOT_ID_FILE = '/proc/sys/kernel/random/boot_id';
 export class LocalHostAgent implements HostAgent {
   readonly #parts: HostParts;
   readonly #disks: DiskAccess;
+  readonly #maker: DiskMaker;
+  readonly #guests: GuestDisks;
 
   constructor(parts: HostParts) {
     this.#parts = parts;
     this.#disks = new DiskAccess(parts);
+    this.#maker = new DiskMaker({ ...parts, disks: this.#disks });
+    this.#guests = new GuestDisks({ ...parts, disks: this.#disks });
   }
 
   /** Does ahead of time what the first server on this host would otherwise wait for. *Repeat*: fine. */
@@ -112,37 +115,7 @@ export class LocalHostAgent implements HostAgent {
   }
 
   createDisk(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void> {
-    return this.#parts.gate.admit(`Creating disk ${disk.id}`, () => this.#create(disk, content, keys));
-  }
-
-  async #create(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void> {
-    const key = keys.get(disk.id) ?? null;
-    const driver = this.#disks.driver(disk);
-    await this.#disks.lock(disk);
-    const image = content.kind === 'image' ? await this.#findImage(content.imageId) : null;
-    const backing = image?.encrypted === false ? image.path : null;
-    if (content.kind === 'image' && backing) await checkImageFits(disk, content.imageId, backing);
-    const overlays = driver.capabilities.copyOnWrite && backing !== null;
-    await driver.create(disk, overlays ? backing : null);
-    crashPoint('agent.create-disk.allocated');
-    if (disk.encryption !== null) {
-      await this.#disks.encryptor(disk).format(disk, await this.#disks.medium(disk), needKey(disk, key));
-    }
-    crashPoint('agent.create-disk.formatted');
-    if (content.kind === 'blank' || overlays) return;
-    const { runDirectory } = this.#parts;
-    const isZeroed = disk.encryption === null || driver.capabilities.zeroUntilWritten;
-    const fill = (source: Pick<FillSource, 'sourceFile' | 'sourceImage'>) =>
-      this.#disks.withPlaintext(disk, key, (path) =>
-        fillDisk(disk, content, path, { ...source, isZeroed, runDirectory }),
-      );
-    if (content.kind === 'disk') {
-      const fromKey = keys.get(content.from.id) ?? null;
-      return await this.#disks.withPlaintext(content.from, fromKey, (sourceFile) => fill({ sourceFile }));
-    }
-    if (content.kind !== 'image' || !image?.encrypted) return await fill({ sourceFile: backing });
-    const { imageId } = content;
-    await withImageSource(imageId, image, keys, (sourceImage) => fill({ sourceFile: null, sourceImage }));
+    return this.#parts.gate.admit(`Creating disk ${disk.id}`, () => this.#maker.make(disk, content, keys));
   }
 
   copyRunningDisk(server: ServerSpec, from: DiskSpec, disk: DiskSpec, keys: DiskKeys): Promise<void> {
@@ -155,33 +128,38 @@ export class LocalHostAgent implements HostAgent {
     if (target === undefined) throw new Error(`disk ${from.id} is no disk of server ${server.id}`);
     // A crash may have left one going, with the key of the disk that is now made anew.
     await hypervisor.endCopy(server.id, target);
-    await this.#create(disk, { kind: 'blank' }, keys);
-    const [copy] = domainDisks([{ disk, target }], (own) => this.#disks.driver(own).attachment(own), new Map());
-    if (copy) await hypervisor.copyDisk(server.id, target, copy, domainKeys([disk], keys));
-    await syncFile(this.#disks.driver(disk).attachment(disk).path);
+    await this.#maker.make(disk, { kind: 'blank' }, keys);
+    const isDevice = this.#disks.isDevice(disk);
+    try {
+      const device = isDevice ? await this.#disks.unlockDevice(disk, keys) : null;
+      const attachment = device ?? this.#disks.driver(disk).attachment(disk);
+      const copy = domainDisk({ disk, target }, attachment, isDevice);
+      await hypervisor.copyDisk(server.id, target, copy, domainKeys(isDevice ? [] : [disk], keys));
+      await syncFile(attachment.path);
+    } finally {
+      await this.#disks.lock(disk);
+    }
   }
 
-  async openMedium(disk: DiskSpec): Promise<Readable> {
-    const driver = this.#disks.driver(disk);
-    if (driver.capabilities.blockDevice) throw new Error(`disk ${disk.id} is no file`);
-    const file = await open(driver.attachment(disk).path, 'r');
-    return file.createReadStream({ highWaterMark: MIB });
+  openMedium(disk: DiskSpec): Promise<Readable> {
+    return readMedium(this.#disks.driver(disk).attachment(disk));
   }
 
-  async rekeyDisk(disk: DiskSpec, _keys: KeyChange): Promise<void> {
-    throw new NightlatchError('not-implemented', { reason: `Rekeying disk ${disk.id} is not implemented.` });
+  rekeyDisk(disk: DiskSpec, keys: KeyChange): Promise<void> {
+    return this.#parts.gate.admit(`Rekeying disk ${disk.id}`, () => this.#disks.rekey(disk, keys));
   }
 
-  async growDisk(disk: DiskSpec, _hadBytes: number, _keys: DiskKeys, _server: ServerId | null): Promise<void> {
-    throw new NightlatchError('not-implemented', { reason: `Growing disk ${disk.id} is not implemented.` });
+  growDisk(disk: DiskSpec, hadBytes: number, keys: DiskKeys, server: ServerId | null): Promise<void> {
+    return this.#parts.gate.admit(`Growing disk ${disk.id}`, () => this.#guests.grow(disk, hadBytes, keys, server));
   }
 
-  async attachVolume(_server: ServerSpec, { disk }: AttachedVolume, _keys: DiskKeys): Promise<void> {
-    throw new NightlatchError('not-implemented', { reason: `Attaching disk ${disk.id} is not implemented.` });
+  attachVolume(server: ServerSpec, volume: AttachedVolume, keys: DiskKeys): Promise<void> {
+    const doing = `Attaching volume ${volume.disk.ownerId}`;
+    return this.#parts.gate.admit(doing, () => this.#guests.attach(server, volume, keys));
   }
 
-  async detachVolume(_serverId: ServerId, { disk }: AttachedVolume): Promise<void> {
-    throw new NightlatchError('not-implemented', { reason: `Detaching disk ${disk.id} is not implemented.` });
+  detachVolume(serverId: ServerId, volume: AttachedVolume): Promise<void> {
+    return this.#guests.detach(serverId, volume);
   }
 
   async destroyDisk(disk: DiskSpec): Promise<void> {
@@ -204,7 +182,8 @@ export class LocalHostAgent implements HostAgent {
     const ended = gracefulMs > 0 && (await hypervisor.shutdown(serverId, gracefulMs));
     if (!ended) {
       // QEMU flushes when it is told to end, and would wait for ever.
-      await this.#parts.mappings?.failSuspended(`Ending server ${serverId}`, (mapping) => mapping.ownerId === serverId);
+      const isOurs = ({ ownerId, diskId }: Mapping) => ownerId === serverId || disks.some(({ id }) => id === diskId);
+      await this.#parts.mappings?.failSuspended(`Ending server ${serverId}`, isOurs);
       await hypervisor.destroy(serverId);
     }
     crashPoint('agent.stop-server.ended');
@@ -257,8 +236,13 @@ export class LocalHostAgent implements HostAgent {
   }
 
   async lockedWhilePaused(serverId: ServerId): Promise<readonly DiskId[]> {
-    const mappings = (await this.#parts.mappings?.list()) ?? [];
-    return mappings.filter((each) => each.ownerId === serverId && each.isSuspended).map(({ diskId }) => diskId);
+    const { mappings } = this.#parts;
+    if (mappings === null) return [];
+    const suspended = (await mappings.list()).filter(({ isSuspended }) => isSuspended);
+    if (suspended.length === 0) return [];
+    const inUse = await this.#guests.pathsInUse([serverId]);
+    const isOurs = ({ ownerId, name }: Mapping) => ownerId === serverId || inUse.has(mappings.pathOf(name));
+    return suspended.filter(isOurs).map(({ diskId }) => diskId);
   }
 
   unlockPaused(disks: readonly DiskSpec[], keys: DiskKeys): Promise<void> {
@@ -314,13 +298,14 @@ export class LocalHostAgent implements HostAgent {
   }
 
   async lockStrays(): Promise<void> {
-    const { hypervisor, exports, runDirectory } = this.#parts;
+    const { hypervisor, exports, mappings, runDirectory } = this.#parts;
     await hypervisor.forgetSecrets();
     for (const diskId of await exports.exported()) await exports.withdraw(diskId);
     const domains = (await hypervisor.domains()).filter(({ state }) => state !== 'absent');
-    const running = new Set<DiskOwnerId>(domains.map(({ serverId }) => serverId));
-    // What a running guest has open is its own; what nobody has open, such as a saved memory, is no guest's.
-    await this.#closeMappings('Locking strays', ({ ownerId, isOpen }) => !running.has(ownerId) || !isOpen);
+    // What a running guest has open stays so; what nobody has open, such as a saved memory, is no guest's.
+    const inUse = mappings === null ? null : await this.#guests.pathsInUse(domains.map(({ serverId }) => serverId));
+    const isStray = ({ name, isOpen }: Mapping) => !isOpen || !inUse?.has(mappings?.pathOf(name) ?? '');
+    await this.#closeMappings('Locking strays', isStray);
     await clearScratch(runDirectory);
   }
 
@@ -357,41 +342,12 @@ export class LocalHostAgent implements HostAgent {
     return this.#disks.driver({ backend: null, storage: this.#parts.storage });
   }
 
-  /**
-   * Unlocks the disks that the guest sees as block devices, gives the domain and the keys of the others to `act`, and
-   * locks again when that fails. When it is not known whether the guest runs, they stay for `stopServer`, which ends it.
-   */
   #withGuestDisks(
     server: ServerSpec,
     keys: DiskKeys,
     act: (domain: DomainSpec, keys: readonly DomainKey[]) => Promise<void>,
   ): Promise<void> {
-    return this.#parts.gate.admit(`Starting server ${server.id}`, () => this.#unlockAndAct(server, keys, act));
-  }
-
-  async #unlockAndAct(
-    server: ServerSpec,
-    keys: DiskKeys,
-    act: (domain: DomainSpec, keys: readonly DomainKey[]) => Promise<void>,
-  ): Promise<void> {
-    const unlocked = new Map<DiskId, DiskAttachment>();
-    const isDevice = (disk: DiskSpec) => this.#disks.isDevice(disk);
-    const disks = namedDisks(server).map(({ disk }) => disk);
-    try {
-      for (const disk of disks.filter(isDevice)) unlocked.set(disk.id, await this.#unlockDevice(disk, keys));
-      const byQemu = disks.filter((disk) => !isDevice(disk));
-      await this.#tellingWrongKey(byQemu, keys, () => act(this.#domain(server, unlocked), domainKeys(byQemu, keys)));
-    } catch (error) {
-      const state = await this.#parts.hypervisor.state(server.id).catch(() => null);
-      if (state === 'absent') for (const disk of disks.filter(isDevice)) await this.#disks.lock(disk);
-      throw error;
-    }
-  }
-
-  async #unlockDevice(disk: DiskSpec, keys: DiskKeys): Promise<DiskAttachment> {
-    const key = needKey(disk, keys.get(disk.id));
-    const path = await this.#disks.encryptor(disk).unlock(disk, await this.#disks.medium(disk), key);
-    return { path, format: 'raw', blockDevice: { usedBytes: disk.sizeBytes } };
+    return this.#parts.gate.admit(`Starting server ${server.id}`, () => this.#guests.unlockAndAct(server, keys, act));
   }
 
   async #closeMappings(doing: string, which: (mapping: Mapping) => boolean): Promise<void> {
@@ -401,36 +357,11 @@ export class LocalHostAgent implements HostAgent {
     }
   }
 
-  #domain(server: ServerSpec, unlocked: ReadonlyMap<DiskId, DiskAttachment>): DomainSpec {
-    const { id: serverId, name, displayName, projectId, vcpus, memoryMib, network } = server;
-    const disks = domainDisks(namedDisks(server), (disk) => this.#disks.driver(disk).attachment(disk), unlocked);
-    return { serverId, name, displayName, projectId, vcpus, memoryMib, network, disks };
-  }
-
-  async #findImage(imageId: ImageId): Promise<CachedImage> {
-    const image = await this.#parts.images.find(imageId);
-    if (image === null) throw new Error(`image ${imageId} was not brought to this host`);
-    return image;
-  }
-
   #encrypts(disk: DiskSpec): boolean {
     return disk.encryption !== null;
   }
 
   #suspends(disk: DiskSpec): boolean {
     return this.#disks.encryptor(disk).suspend !== undefined;
-  }
-
-  /** QEMU says that a key opens no disk, and not of which; trying each alone tells. *Throws* disk-wrong-key. */
-  async #tellingWrongKey(disks: readonly DiskSpec[], keys: DiskKeys, act: () => Promise<void>): Promise<void> {
-    try {
-      await act();
-    } catch (error) {
-      if (!/Invalid password/.test(describeError(error))) throw error;
-      for (const disk of disks) {
-        if (disk.encryption !== null) await this.#disks.withPlaintext(disk, keys.get(disk.id) ?? null, async () => {});
-      }
-      throw error;
-    }
   }
 }

@@ -1,13 +1,15 @@
 import type { DiskSpec, StorageFormat } from '#core/disk.ts';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
-import { NightlatchError } from '#core/errors.ts';
+import { describeError, NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
+import type { Mappings } from '#host/encryption/dm-crypt/mappings.ts';
 import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import type { FuseExports } from '#host/fuse-exports.ts';
 import type { Gate } from '#host/gate.ts';
+import type { DiskKeys, KeyChange } from '#host/host-agent.ts';
 import { exposePlainDisk } from '#host/storage/plaintext.ts';
-import type { StorageDriver } from '#host/storage/storage-driver.ts';
+import type { DiskAttachment, StorageDriver } from '#host/storage/storage-driver.ts';
 import { backendNamed, type LocalBackend } from '#host/volume-backends.ts';
 
 /** What a host keeps disks with and encrypts them with. */
@@ -19,6 +21,8 @@ export type DiskParts = {
   readonly encryptors: Readonly<Partial<Record<EncryptionFormat, Encryptor>>>;
   /** Those that go before the others where a storage driver's disks are block devices. */
   readonly blockEncryptors: Readonly<Partial<Record<EncryptionFormat, Encryptor>>>;
+  /** What block encryptors keep open; null on a host without device-mapper. */
+  readonly mappings: Mappings | null;
   readonly exports: FuseExports;
   /** Closed while the host is being locked. */
   readonly gate: Gate;
@@ -55,6 +59,48 @@ export class DiskAccess {
   /** Whether the guest's disk is what `Encryptor.unlock` returns. */
   isDevice(disk: DiskSpec): boolean {
     return disk.encryption !== null && this.encryptor(disk).attach === 'device';
+  }
+
+  /** Makes `to` the only key of an encrypted disk. See `HostAgent.rekeyDisk`. */
+  async rekey(disk: DiskSpec, { from, to }: KeyChange): Promise<void> {
+    const encryptor = this.encryptor(disk);
+    if (!encryptor.rekey) {
+      const reason = `Rekeying disk ${disk.id} is not possible: format ${disk.encryption} has no header, so that its key is the volume key itself.`;
+      throw new NightlatchError('not-implemented', { reason });
+    }
+    await encryptor.rekey(disk, await this.medium(disk), from, to);
+  }
+
+  /** Unlocks a disk that its guest sees as a block device; returns that device. */
+  async unlockDevice(disk: DiskSpec, keys: DiskKeys): Promise<DiskAttachment> {
+    const path = await this.encryptor(disk).unlock(disk, await this.medium(disk), needKey(disk, keys.get(disk.id)));
+    return { path, format: 'raw', blockDevice: { usedBytes: disk.sizeBytes, isWhole: true } };
+  }
+
+  /** Where that device is. */
+  devicePath(disk: DiskSpec): HostPath {
+    const { mappings } = this.#parts;
+    if (mappings === null) throw new Error(`disk ${disk.id} is a block device on a host that has none`);
+    return mappings.pathOf(mappings.nameOf(disk));
+  }
+
+  /** Makes it as large as its disk is by now, while it is open. *Repeat*: fine. */
+  async growDevice(disk: DiskSpec, keys: DiskKeys): Promise<void> {
+    const key = needKey(disk, keys.get(disk.id));
+    await this.#parts.mappings?.resize(disk, key, `Growing disk ${disk.id}`);
+  }
+
+  /** QEMU says that a key opens no disk, and not of which; trying each alone tells. *Throws* disk-wrong-key. */
+  async tellingWrongKey(disks: readonly DiskSpec[], keys: DiskKeys, act: () => Promise<void>): Promise<void> {
+    try {
+      await act();
+    } catch (error) {
+      if (!/Invalid password/.test(describeError(error))) throw error;
+      for (const disk of disks) {
+        if (disk.encryption !== null) await this.withPlaintext(disk, keys.get(disk.id) ?? null, async () => {});
+      }
+      throw error;
+    }
   }
 
   async medium(disk: DiskSpec): Promise<Medium> {

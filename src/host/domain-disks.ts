@@ -1,5 +1,4 @@
 import type { DiskSpec } from '#core/disk.ts';
-import type { DiskId } from '#core/ids.ts';
 import type { AttachedVolume, DiskKeys, ServerSpec } from '#host/host-agent.ts';
 import type { DomainDisk, DomainKey } from '#host/hypervisor/hypervisor.ts';
 import type { DiskAttachment } from '#host/storage/storage-driver.ts';
@@ -8,7 +7,7 @@ import type { DiskAttachment } from '#host/storage/storage-driver.ts';
 const SERIAL_LENGTH = 20;
 
 /** A disk and the name that a domain has it under. */
-export type NamedDisk = Pick<AttachedVolume, 'disk' | 'target'>;
+export type NamedDisk = AttachedVolume;
 
 /** All that a server's guest has, its own disks and its volumes, in the order of their names: it boots from the first. */
 export function namedDisks({ id, disks, targets, volumes }: ServerSpec): NamedDisk[] {
@@ -20,25 +19,20 @@ export function namedDisks({ id, disks, targets, volumes }: ServerSpec): NamedDi
   return [...own, ...volumes].sort((a, b) => (a.target < b.target ? -1 : 1));
 }
 
-/**
- * Disks as a domain has them: virtio disks. Those in `unlocked` are block devices that show their plaintext already; QEMU
- * decrypts the other encrypted ones.
- */
-export function domainDisks(
-  disks: readonly NamedDisk[],
-  attachmentOf: (disk: DiskSpec) => DiskAttachment,
-  unlocked: ReadonlyMap<DiskId, DiskAttachment>,
-): DomainDisk[] {
-  return disks.map(({ disk, target }) => ({
-    attachment: unlocked.get(disk.id) ?? attachmentOf(disk),
+/** A virtio disk of a domain. `isUnlocked`: `attachment` shows its plaintext already; else QEMU decrypts it. */
+export function domainDisk(named: NamedDisk, attachment: DiskAttachment, isUnlocked: boolean): DomainDisk {
+  const { disk, target, readonly = false } = named;
+  return {
+    attachment,
     target,
     device: 'disk',
     // A user knows a volume by the volume's own id.
     serial: (disk.role === 'volume' ? disk.ownerId : disk.id).slice(0, SERIAL_LENGTH),
+    readonly,
     // The libvirt secret has the disk's id: it exists only during the call, so it needs no id of its own.
     encryption:
-      disk.encryption === null || unlocked.has(disk.id) ? null : { format: disk.encryption, secretUuid: disk.id },
-  }));
+      disk.encryption === null || isUnlocked ? null : { format: disk.encryption, secretUuid: disk.id },
+  };
 }
 
 /** The keys of those disks that are encrypted, filed in libvirt under server and disk. */

@@ -28,6 +28,7 @@ const programs = {
   lvmconfig: 'lvm2',
   blkdiscard: 'util-linux',
   shred: 'coreutils',
+  cp: 'coreutils',
   'qemu-img': 'qemu-utils',
   'qemu-io': 'qemu-utils',
   'qemu-storage-daemon': 'qemu-system-common',

@@ -65,6 +65,10 @@ export const serviceShapes = {
   cryptsetup: [
     `luksFormat -q --type luks1 --offset <number> ${CIPHER} --pbkdf-force-iterations <number> --key-file=- <file>`,
     'open --type luks1 --test-passphrase --key-file=- <file>',
+    'open -v --type <luks> --test-passphrase --key-file=- <file>',
+    // The new key comes by descriptor 3.
+    'luksAddKey -q [--pbkdf pbkdf2] --pbkdf-force-iterations <number> --hash <hash> --key-file=- <file> /dev/fd/3',
+    'luksKillSlot -q <file> <number>',
     'luksDump <file>',
   ],
   // A whole table, its key in it: it could name any device, so the helper does not take it.

@@ -45,7 +45,7 @@ export async function openLocalStorage(config: Config, paths: StatePaths): Promi
   checkFormats(config);
   if (config.libvirt.images_type === 'lvm' && config.libvirt.images_volume_group === '') throw groupMissing();
   const { groups: volumeGroups } = volumeGroupsOf(config);
-  const blocks = volumeGroups.length === 0 ? NO_BLOCK_DEVICES : await openDeviceMapper(config, luks);
+  const blocks = volumeGroups.length === 0 ? NO_BLOCK_DEVICES : await openDeviceMapper(config, paths, luks);
   const openGroup = (group: string, pool: string) => openLvm(config, group, pool);
   const { images_volume_group: group, images_thin_pool: pool } = config.libvirt;
   const drivers = group === '' ? files : { ...files, lvm: await openGroup(group, pool) };
@@ -55,7 +55,7 @@ export async function openLocalStorage(config: Config, paths: StatePaths): Promi
 
 const NO_BLOCK_DEVICES = { blockEncryptors: {}, mappings: null };
 
-async function openDeviceMapper(config: Config, luks: Encryptor) {
+async function openDeviceMapper(config: Config, paths: StatePaths, luks: Encryptor) {
   for (const { cipher, keyBits } of lvmNeeds(config)?.ciphers ?? []) await checkCipher(cipher, keyBits);
   const mappings = new Mappings();
   const options = {
@@ -65,7 +65,7 @@ async function openDeviceMapper(config: Config, luks: Encryptor) {
   return {
     blockEncryptors: {
       plain: plainEncryptor(mappings, options),
-      luksv2: luks2Encryptor(mappings, options),
+      luksv2: luks2Encryptor(mappings, options, paths.run),
       ...(config.libvirt.luks_engine === 'dm-crypt' ? { luks: kernelLuksEncryptor(luks, mappings, options) } : {}),
     },
     mappings,

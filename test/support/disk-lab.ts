@@ -86,7 +86,7 @@ export async function diskLab(disksDirectory?: string, cacheDirectory?: string):
   const plainOptions = { noReadWorkqueue: false, noWriteWorkqueue: false };
   const encryptors = {
     luks: engineUnderTest === 'dm-crypt' ? kernelLuksEncryptor(luks, mappings, plainOptions) : luks,
-    luksv2: luks2Encryptor(mappings, plainOptions),
+    luksv2: luks2Encryptor(mappings, plainOptions, runDirectory),
     plain: plainEncryptor(mappings, plainOptions),
   };
   return {

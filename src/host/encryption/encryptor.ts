@@ -62,6 +62,13 @@ export interface Encryptor {
   /** Reads the header. *Throws* disk-header-missing. */
   inspect(disk: DiskSpec, medium: Medium): Promise<HeaderFacts>;
 
+  /**
+   * Makes `to` the only key that opens the disk; what is on it, and its volume key, stay. Whether it is unlocked does not
+   * matter. Absent for a format without a header. *Repeat*: a disk that only `to` opens is fine. *Crash*: `from` or `to` opens
+   * it, and a repeat goes on. *Throws* disk-wrong-key when neither does; disk-header-missing; disk-full.
+   */
+  rekey?(disk: DiskSpec, medium: Medium, from: Secret, to: Secret): Promise<void>;
+
   /** Overwrites the header, durably, so that no key opens the disk ever again. *Repeat*: fine. */
   destroy(disk: DiskSpec, medium: Medium): Promise<void>;
 }

@@ -10,6 +10,7 @@ export type DomainDisk = {
   readonly target: string;
   readonly device: 'disk' | 'cdrom';
   readonly serial: string;
+  readonly readonly?: boolean;
   /** Null: not encrypted. `secretUuid` names the libvirt secret; it exists only while the domain is being started. */
   readonly encryption: { readonly format: EncryptionFormat; readonly secretUuid: string } | null;
 };
@@ -30,6 +31,9 @@ export type DomainSpec = {
   /** User-mode network card, or none. */
   readonly network: 'none' | 'user';
 };
+
+/** A disk that a domain has now. */
+export type PresentDisk = { readonly target: string; readonly serial: string; readonly path: string };
 
 /** A key for the time of one call, by the libvirt secret's UUID. `usage` is the name libvirt files it under. */
 export type DomainKey = { readonly secretUuid: string; readonly usage: string; readonly key: Secret };
@@ -78,6 +82,21 @@ export interface Hypervisor {
   copyDisk(serverId: ServerId, target: string, copy: DiskCopy, keys: readonly DomainKey[]): Promise<void>;
   /** Ends a copy that is under way, such as one that a crash left behind. *Repeat*, and none, and no domain: fine. */
   endCopy(serverId: ServerId, target: string): Promise<void>;
+
+  /** The disks that a domain has now; an absent one has none. */
+  disks(serverId: ServerId): Promise<readonly PresentDisk[]>;
+
+  /** Gives a running domain another disk. Keys as in `start`. *Repeat*: one that it has, by target and serial, is fine. */
+  attach(serverId: ServerId, disk: DomainDisk, keys: readonly DomainKey[]): Promise<void>;
+
+  /**
+   * Asks a domain to let go of a disk, again and again until its guest has, at most `timeoutMs`; returns whether it has, in which
+   * case QEMU has closed it. *Repeat*, one that it does not have, and an absent domain: true.
+   */
+  detach(serverId: ServerId, disk: DomainDisk, timeoutMs: number): Promise<boolean>;
+
+  /** Makes a disk of a running domain larger, exactly so large; a file grows with it. *Repeat*: fine. */
+  resize(serverId: ServerId, target: string, sizeBytes: number): Promise<void>;
 
   /** Stops the virtual CPUs; keys stay with QEMU. *Repeat*: fine. */
   pause(serverId: ServerId): Promise<void>;

@@ -19,8 +19,8 @@ export type DiskAttachment = {
   readonly path: HostPath;
   /** QEMU's name of the layer that lies on the medium: `raw` or `qcow2`. */
   readonly format: 'raw' | 'qcow2';
-  /** The path is a block device, of which only the first `usedBytes` are the disk's, its header included. */
-  readonly blockDevice?: { readonly usedBytes: number };
+  /** The path is a block device, of which only the first `usedBytes` are the disk's, its header included. `isWhole`: it has no more. */
+  readonly blockDevice?: { readonly usedBytes: number; readonly isWhole?: boolean };
 };
 
 /** Where a disk's encryption header lies on its medium, in bytes; of length 0 for a format that has none. */
@@ -52,6 +52,14 @@ export interface StorageDriver {
    * *Throws* disk-full.
    */
   create(disk: DiskSpec, backing: HostPath | null): Promise<void>;
+
+  /**
+   * Makes the medium of `disk` a copy of another disk's, its encryption header included: one of the same storage, size and
+   * encryption, that nobody writes meanwhile. What was never written there takes no room here, where media can tell.
+   *
+   * *Repeat* and *crash* as with `create`. *Throws* disk-full; disk-not-ours where create would.
+   */
+  copy(from: DiskAttachment, disk: DiskSpec): Promise<void>;
 
   /** Removes the medium. *Repeat*: a medium that is already gone is fine. */
   delete(disk: DiskSpec): Promise<void>;

@@ -6,7 +6,8 @@ export type Luks2Facts = HeaderFacts & { readonly sectorBytes: number };
 /** Bytes of the first copy of the metadata that every LUKS2 header we write has. */
 export const LUKS2_METADATA_BYTES = 16 * 1024;
 
-const MAGIC = Buffer.from('LUKS\xba\xbe', 'latin1');
+/** How the first copy begins; the second begins otherwise. */
+export const LUKS_MAGIC = Buffer.from('LUKS\xba\xbe', 'latin1');
 const JSON_START = 4096;
 
 const metadata = z.object({
@@ -28,7 +29,7 @@ const metadata = z.object({
  * *See* LUKS2 On-Disk Format Specification 1.1, sections 2.1 and 3.
  */
 export function parseLuks2Header(bytes: Buffer): Luks2Facts | null {
-  if (bytes.length < LUKS2_METADATA_BYTES || !bytes.subarray(0, 6).equals(MAGIC)) return null;
+  if (bytes.length < LUKS2_METADATA_BYTES || !bytes.subarray(0, 6).equals(LUKS_MAGIC)) return null;
   const version = bytes.readUInt16BE(6);
   const uuid = textUpToZero(bytes.subarray(168, 208));
   const json = metadata.safeParse(parseJson(textUpToZero(bytes.subarray(JSON_START))));

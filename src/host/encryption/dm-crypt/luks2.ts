@@ -1,14 +1,16 @@
 import { open } from 'node:fs/promises';
 import type { DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
+import type { HostPath } from '#core/ids.ts';
 import { LUKS2_HEADER_BYTES, SECTOR } from '#core/sizes.ts';
 import { type MappingOptions, openMapping } from '#host/encryption/dm-crypt/opening.ts';
 import { sectorBytesFor } from '#host/encryption/dm-crypt/sectors.ts';
 import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import { overwriteHeader } from '#host/encryption/overwrite-header.ts';
+import { type LuksLayout, rekeyHeader } from '#host/encryption/rekey-header.ts';
 import { run } from '#host/exec.ts';
 import { hasCode, readUpTo } from '#host/files.ts';
-import { LUKS2_METADATA_BYTES, type Luks2Facts, parseLuks2Header } from './luks2-header.ts';
+import { LUKS_MAGIC, LUKS2_METADATA_BYTES, type Luks2Facts, parseLuks2Header } from './luks2-header.ts';
 import type { Mappings } from './mappings.ts';
 import { resumeLuks, suspendMapping } from './suspending.ts';
 
@@ -16,8 +18,18 @@ import { resumeLuks, suspendMapping } from './suspending.ts';
 const ITERATIONS = 1000;
 const TIMEOUT_MS = 60_000;
 
+/** The second copy is written first: while it is torn the first one is whole and as it was, later the other way round. */
+export const LUKS2_LAYOUT: LuksLayout = {
+  type: 'luks2',
+  metadata: [
+    { start: LUKS2_METADATA_BYTES, end: 2 * LUKS2_METADATA_BYTES },
+    { start: 0, end: LUKS2_METADATA_BYTES },
+  ],
+  slots: (header) => parseLuks2Header(header)?.activeKeySlots ?? null,
+};
+
 /** LUKS2 by the kernel. */
-export function luks2Encryptor(mappings: Mappings, options: MappingOptions): Encryptor {
+export function luks2Encryptor(mappings: Mappings, options: MappingOptions, runDirectory: HostPath): Encryptor {
   return {
     attach: 'device',
 
@@ -51,6 +63,13 @@ export function luks2Encryptor(mappings: Mappings, options: MappingOptions): Enc
     resume: (disk, _medium, key) => resumeLuks(mappings, disk, key),
     unlocked: async () => (await mappings.list()).map(({ diskId }) => diskId),
     inspect,
+    async rekey(disk, medium, from, to) {
+      // Not `inspect`: a crash may have left the first copy of the metadata in two halves, and cryptsetup takes the second.
+      if (!(await readMetadata(medium)).subarray(0, LUKS_MAGIC.length).equals(LUKS_MAGIC))
+        throw headerMissing(disk, medium);
+      await rekeyHeader(disk, medium, { from, to }, LUKS2_LAYOUT, runDirectory);
+    },
+
     destroy: (disk, medium) => overwriteHeader(disk, medium),
   };
 }

@@ -1,6 +1,7 @@
 import type { DiskOwnerId, DiskSpec } from '#core/disk.ts';
 import { type DiskId, type HostPath, isUuid } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
+import { SECTOR } from '#core/sizes.ts';
 import { run } from '#host/exec.ts';
 import { type CryptTable, parseCryptTable } from './table.ts';
 
@@ -44,6 +45,12 @@ export class Mappings {
     const fields = ['-c', '--noheadings', '--separator', '|', '-o', 'name,uuid,open,suspended'];
     const { stdout } = await dmsetup(['info', ...fields], 'Listing mappings');
     return stdout.split('\n').flatMap(readMapping);
+  }
+
+  /** Makes an open mapping as large as its disk is. The key is needed once more, since the kernel tells nobody what it has. */
+  async resize(disk: DiskSpec, key: Secret, doing: string): Promise<void> {
+    const args = ['resize', '--size', String(disk.sizeBytes / SECTOR), '--key-file=-', this.nameOf(disk)];
+    await run('cryptsetup', args, { doing, stdin: key, timeoutMs: TIMEOUT_MS });
   }
 
   /** Null: there is no mapping of that name. */

@@ -50,7 +50,7 @@ export async function openMapping(
   try {
     const { code } = await run('cryptsetup', args, { doing, stdin: key, tolerate: [WRONG_KEY], timeoutMs: TIMEOUT_MS });
     if (code === WRONG_KEY) throw new NightlatchError('disk-wrong-key', { disk: disk.id });
-    if (opening.resize) await cut(name, size, key, doing);
+    if (opening.resize) await mappings.resize(disk, key, doing);
     const reason = await difference(mappings, disk, opening, name, doing);
     if (reason !== null) throw new NightlatchError('mapping-unexpected', { disk: disk.id, mapping: name, reason });
     return mappings.pathOf(name);
@@ -58,11 +58,6 @@ export async function openMapping(
     await mappings.close(name, doing);
     throw error;
   }
-}
-
-/** The key is needed once more, since the kernel tells nobody what it has. */
-async function cut(name: string, size: readonly string[], key: Secret, doing: string): Promise<void> {
-  await run('cryptsetup', ['resize', ...size, '--key-file=-', name], { doing, stdin: key, timeoutMs: TIMEOUT_MS });
 }
 
 function performance({ noReadWorkqueue, noWriteWorkqueue }: MappingOptions): string[] {

@@ -7,9 +7,17 @@ import type { Encryptor, HeaderFacts, Medium } from '#host/encryption/encryptor.
 import { makeLuks1Header } from '#host/encryption/luks/format.ts';
 import { LUKS1_PHDR_BYTES, parseLuks1Header } from '#host/encryption/luks/header.ts';
 import { overwriteHeader } from '#host/encryption/overwrite-header.ts';
+import { type LuksLayout, rekeyHeader } from '#host/encryption/rekey-header.ts';
 import { hasCode, readUpTo, tellingDiskFull, writeAll } from '#host/files.ts';
 import type { BlockNode, FuseExports } from '#host/fuse-exports.ts';
 import { mediumNode } from '#host/storage/block-node.ts';
+
+/** The key material of the first slot follows the header proper, in a sector of its own. */
+export const LUKS1_LAYOUT: LuksLayout = {
+  type: 'luks1',
+  metadata: [{ start: 0, end: 4096 }],
+  slots: (header) => parseLuks1Header(header)?.activeKeySlots ?? null,
+};
 
 /** LUKSv1 by QEMU's own layer: no block device, no kernel module; raw and qcow2 alike. */
 export function luksEncryptor({
@@ -45,6 +53,11 @@ export function luksEncryptor({
     lock: (disk) => exports.withdraw(disk.id),
     unlocked: () => exports.exported(),
     inspect,
+
+    async rekey(disk, medium, from, to) {
+      await inspect(disk, medium);
+      await rekeyHeader(disk, medium, { from, to }, LUKS1_LAYOUT, runDirectory);
+    },
 
     destroy: overwriteHeader,
   };

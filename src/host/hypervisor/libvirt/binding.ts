@@ -62,6 +62,18 @@ export const native = {
   virDomainGetMetadata: declare<[Handle, number, string, number], string | null>(
     'OwnedString virDomainGetMetadata(void *, int, str, unsigned int)',
   ),
+  virDomainGetXMLDesc: declare<[Handle, number], string | null>(
+    'OwnedString virDomainGetXMLDesc(void *, unsigned int)',
+  ),
+  virDomainAttachDeviceFlags: declare<[Handle, string, number], number>(
+    'int virDomainAttachDeviceFlags(void *, str, unsigned int)',
+  ),
+  virDomainDetachDeviceFlags: declare<[Handle, string, number], number>(
+    'int virDomainDetachDeviceFlags(void *, str, unsigned int)',
+  ),
+  virDomainBlockResize: declare<[Handle, string, bigint, number], number>(
+    'int virDomainBlockResize(void *, str, unsigned long long, unsigned int)',
+  ),
   virDomainShutdownFlags: declare<[Handle, number], number>('int virDomainShutdownFlags(void *, unsigned int)'),
   virDomainDestroyFlags: declare<[Handle, number], number>('int virDomainDestroyFlags(void *, unsigned int)'),
   virDomainSuspend: declare<[Handle], number>('int virDomainSuspend(void *)'),

@@ -20,6 +20,9 @@ const METADATA_ELEMENT = 2;
 const SHUTDOWN_BY_ACPI = 1;
 const RESTORE_PAUSED = 4;
 const USAGE_TYPE_VOLUME = 1;
+/** The domain that runs; it has no other. */
+const AFFECT_LIVE = 1;
+const RESIZE_IN_BYTES = 1;
 /** Reuse the file, which is there and formatted; the job need not outlast the domain. */
 const COPY_TO_EXISTING = 2 | 4;
 /** struct virDomainBlockJobInfo: int type, unsigned long bandwidth, unsigned long long cur, end. */
@@ -62,6 +65,14 @@ export const calls: Implementation = {
     did(connection, uuid, (domain) =>
       blockJob(domain, disk) === null ? 0 : native.virDomainBlockJobAbort(domain, disk, 0),
     ),
+  domainXml: (connection, _key, uuid) =>
+    withDomain(connection, uuid, (domain) => found(native.virDomainGetXMLDesc(domain, 0))),
+  attachDevice: (connection, _key, uuid, xml) =>
+    did(connection, uuid, (domain) => native.virDomainAttachDeviceFlags(domain, xml, AFFECT_LIVE)),
+  detachDevice: (connection, _key, uuid, xml) =>
+    did(connection, uuid, (domain) => native.virDomainDetachDeviceFlags(domain, xml, AFFECT_LIVE)),
+  resizeDisk: (connection, _key, uuid, disk, bytes) =>
+    did(connection, uuid, (domain) => native.virDomainBlockResize(domain, disk, BigInt(bytes), RESIZE_IN_BYTES)),
   saveDomain: (connection, _key, uuid, file) =>
     did(connection, uuid, (domain) => native.virDomainSaveFlags(domain, file, null, 0)),
   savedXml: (connection, _key, file) => found(native.virDomainSaveImageGetXMLDesc(connection, file, 0)),

@@ -16,8 +16,10 @@ export type DomainHost = {
 
 /** Nova's limit for a display name. */
 const DISPLAY_NAME_LIMIT = 255;
-/** Slots for disks attached to a running domain: q35 takes a device only where a root port waits for it. */
+/** Free slots for disks attached to a running domain: q35 takes a device only where a root port waits for it. */
 const HOT_PLUG_PORTS = 8;
+/** Ports that the random number generator and the network card take. */
+const OTHER_PORTS = 2;
 
 /**
  * The XML of a domain. A display name is cut to 255 characters, and characters XML cannot hold become U+FFFD; nothing
@@ -71,7 +73,7 @@ function cpu(virtType: DomainHost['virtType']): Xml {
 }
 
 function devices(spec: DomainSpec, host: DomainHost): Xml {
-  const ports = Array.from({ length: HOT_PLUG_PORTS }, () =>
+  const ports = Array.from({ length: spec.disks.length + OTHER_PORTS + HOT_PLUG_PORTS }, () =>
     element('controller', { type: 'pci', model: 'pcie-root-port' }),
   );
   return element(
@@ -79,7 +81,7 @@ function devices(spec: DomainSpec, host: DomainHost): Xml {
     {},
     element('controller', { type: 'pci', model: 'pcie-root' }),
     ...ports,
-    ...spec.disks.map(disk),
+    ...spec.disks.map(diskXml),
     spec.network === 'user' ? element('interface', { type: 'user' }, element('model', { type: 'virtio' })) : null,
     serial(spec.serverId, host),
     element('rng', { model: 'virtio' }, element('backend', { model: 'random' }, text('/dev/urandom'))),
@@ -92,7 +94,7 @@ function devices(spec: DomainSpec, host: DomainHost): Xml {
  * `cache='writeback'`: a guest's flush reaches the medium, as with `none`, and the host's page cache holds ciphertext
  * only, because QEMU encrypts above it. `none` needs O_DIRECT, which tmpfs and FUSE refuse. `io='threads'` goes with it.
  */
-function disk({ attachment, target, device, serial, encryption }: DomainDisk): Xml {
+export function diskXml({ attachment, target, device, serial, encryption, readonly }: DomainDisk): Xml {
   return element(
     'disk',
     { type: attachment.blockDevice ? 'block' : 'file', device },
@@ -100,7 +102,7 @@ function disk({ attachment, target, device, serial, encryption }: DomainDisk): X
     source(attachment, encryption),
     element('target', { dev: target, bus: device === 'cdrom' ? 'sata' : 'virtio' }),
     element('serial', {}, text(serial)),
-    device === 'cdrom' ? element('readonly') : null,
+    device === 'cdrom' || readonly ? element('readonly') : null,
   );
 }
 
@@ -114,10 +116,11 @@ export function copyXml({ attachment, encryption }: DiskCopy): Xml {
   );
 }
 
-/** A block device may be larger than the disk; the guest sees a slice of exactly the disk's size. */
+/** A block device may be larger than the disk; the guest sees a slice of exactly the disk's size. QEMU cannot make a slice larger. */
 function source({ path, blockDevice }: DiskAttachment, encryption: DomainDisk['encryption']): Xml {
   const inside = encryption && encryptionXml(encryption);
   if (!blockDevice) return element('source', { file: path }, inside);
+  if (blockDevice.isWhole) return element('source', { dev: path }, inside);
   const slice = element('slice', { type: 'storage', offset: 0, size: blockDevice.usedBytes });
   return element('source', { dev: path }, element('slices', {}, slice), inside);
 }

@@ -1,24 +1,26 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { NightlatchError } from '#core/errors.ts';
+import { describeError, NightlatchError } from '#core/errors.ts';
 import type { HostPath, ServerId } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
 import type {
   DiskCopy,
+  DomainDisk,
   DomainEnd,
   DomainKey,
   DomainSpec,
   DomainState,
   Hypervisor,
   HypervisorEvent,
+  PresentDisk,
 } from '#host/hypervisor/hypervisor.ts';
 import { runPaths } from '#host/run-directory.ts';
 import { readConsoleLog, removeConsoleLog } from './console-log.ts';
-import { copyXml, type DomainHost, domainXml, METADATA_NAMESPACE, secretXml } from './domain-xml.ts';
+import { copyXml, type DomainHost, diskXml, domainXml, METADATA_NAMESPACE, secretXml } from './domain-xml.ts';
 import { EventFeed, type FeedEvent } from './event-feed.ts';
 import { checkSeenByLibvirt } from './mount-check.ts';
 import { OneAtATime } from './one-at-a-time.ts';
 import { LibvirtPool } from './pool.ts';
-import { updateSavedXml, uuidOf } from './saved-xml.ts';
+import { disksIn, updateSavedXml, uuidOf } from './saved-xml.ts';
 
 export type LibvirtOptions = {
   /** `PrivateLibvirt` has one. */
@@ -39,6 +41,9 @@ const CONNECT_TIMEOUT_MS = 60_000;
 /** Saving takes as long as the medium needs for the guest's memory. */
 const SAVE_TIMEOUT_MS = 3_600_000;
 const COPY_POLL_MS = 100;
+const DETACH_POLL_MS = 100;
+/** A guest may have been too busy to see that it was asked, as while it boots. */
+const DETACH_AGAIN_MS = 5000;
 
 // virDomainState: the numbers of the two that are not "running" to us.
 const PAUSED = 3;
@@ -176,6 +181,41 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
     await this.#pool.call('endCopy', [serverId, target], { doing, timeoutMs: SAVE_TIMEOUT_MS });
   }
 
+  async disks(serverId: ServerId): Promise<readonly PresentDisk[]> {
+    const xml = await this.#pool.call('domainXml', [serverId], { doing: `Looking at the disks of server ${serverId}` });
+    return xml === null ? [] : disksIn(xml);
+  }
+
+  attach(serverId: ServerId, disk: DomainDisk, keys: readonly DomainKey[]): Promise<void> {
+    const doing = `Attaching disk ${disk.target} to server ${serverId}`;
+    return this.#queue.run(serverId, async () => {
+      const isSame = ({ target, serial }: PresentDisk) => target === disk.target && serial === disk.serial;
+      if ((await this.disks(serverId)).some(isSame)) return;
+      const begin = () => this.#pool.call('attachDevice', [serverId, diskXml(disk)], { doing });
+      await this.#withSecrets(doing, keys, async () => must(doing, await begin()));
+    });
+  }
+
+  async detach(serverId: ServerId, disk: DomainDisk, timeoutMs: number): Promise<boolean> {
+    const doing = `Detaching disk ${disk.target} from server ${serverId}`;
+    const deadline = Date.now() + timeoutMs;
+    const has = async () => (await this.disks(serverId)).some(({ target }) => target === disk.target);
+    // libvirt tells the disk by its target alone, and needs no key for it.
+    const xml = diskXml({ ...disk, encryption: null });
+    for (let askAt = 0; await has(); await delay(DETACH_POLL_MS)) {
+      if (Date.now() > deadline) return false;
+      if (Date.now() < askAt) continue;
+      await this.#pool.call('detachDevice', [serverId, xml], { doing }).catch(ignoringUnplugUnderWay);
+      askAt = Date.now() + DETACH_AGAIN_MS;
+    }
+    return true;
+  }
+
+  async resize(serverId: ServerId, target: string, sizeBytes: number): Promise<void> {
+    const doing = `Growing disk ${target} of server ${serverId}`;
+    must(doing, await this.#pool.call('resizeDisk', [serverId, target, String(sizeBytes)], { doing }));
+  }
+
   async pause(serverId: ServerId): Promise<void> {
     const doing = `Pausing server ${serverId}`;
     must(doing, await this.#pool.call('suspendDomain', [serverId], { doing }));
@@ -264,6 +304,14 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
 function toState(libvirtState: number | null): DomainState {
   if (libvirtState === null || libvirtState === SHUT_OFF) return 'absent';
   return libvirtState === PAUSED ? 'paused' : 'running';
+}
+
+/** The guest was asked before and has not answered; or it has, this moment. */
+function ignoringUnplugUnderWay(error: unknown): void {
+  const isUnderWay = /in the process of unplug|device not found|no target device|DeviceNotFound/.test(
+    describeError(error),
+  );
+  if (!isUnderWay) throw error;
 }
 
 function must(doing: string, exists: boolean): void {

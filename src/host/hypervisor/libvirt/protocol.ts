@@ -24,6 +24,13 @@ export type Calls = {
   copyProgress: { args: [uuid: string, disk: string]; result: { readonly isWhole: boolean } | null };
   /** Ends copying, if there is any; a copy that was whole is one as of this moment. False as above. */
   endCopy: { args: [uuid: string, disk: string]; result: boolean };
+  /** Null: there is no such domain. */
+  domainXml: { args: [uuid: string]; result: string | null };
+  /** These return false when there is no such domain. */
+  attachDevice: { args: [uuid: string, xml: string]; result: boolean };
+  /** Asks the guest, and waits for it some seconds; true does not say that it has let go. */
+  detachDevice: { args: [uuid: string, xml: string]; result: boolean };
+  resizeDisk: { args: [uuid: string, disk: string, bytes: string]; result: boolean };
   saveDomain: { args: [uuid: string, file: string]; result: boolean };
   savedXml: { args: [file: string]; result: string };
   restoreDomain: { args: [file: string, xml: string]; result: null };

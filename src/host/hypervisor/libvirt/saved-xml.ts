@@ -1,7 +1,7 @@
 import { XMLBuilder, XMLParser } from 'fast-xml-parser';
-import type { DomainSpec } from '#host/hypervisor/hypervisor.ts';
+import type { DomainSpec, PresentDisk } from '#host/hypervisor/hypervisor.ts';
 import type { DomainHost } from './domain-xml.ts';
-import { escapeXml } from './xml.ts';
+import { escapeXml, unescapeXml } from './xml.ts';
 
 /** What fast-xml-parser makes of a document when it must keep order and all it does not know. */
 type Node = { readonly [name: string]: Node[] | string | Attributes | undefined; ':@'?: Attributes };
@@ -20,9 +20,7 @@ const SHAPE = {
 /** The UUID in a domain's XML, or null when there is none. */
 export function uuidOf(xml: string): string | null {
   const [uuid] = children(domainOf(parse(xml)), 'uuid');
-  const [content] = uuid ? childNodes(uuid, 'uuid') : [];
-  const value = content?.['#text'];
-  return typeof value === 'string' ? value.trim() : null;
+  return textOf(uuid, 'uuid') || null;
 }
 
 /**
@@ -37,6 +35,24 @@ export function updateSavedXml(xml: string, spec: DomainSpec, host: DomainHost):
     if (node.serial) updateSerial(childNodes(node, 'serial'), spec, host);
   }
   return new XMLBuilder({ ...SHAPE, suppressEmptyNode: true }).build(document) as string;
+}
+
+/** The disks in a domain's XML. */
+export function disksIn(xml: string): PresentDisk[] {
+  const devices = children(domainOf(parse(xml)), 'devices').flatMap((node) => childNodes(node, 'devices'));
+  return devices.flatMap((node) => {
+    if (!node.disk) return [];
+    const parts = childNodes(node, 'disk');
+    const { dev, file } = attributesOf(parts, 'source');
+    const serial = textOf(children(parts, 'serial')[0], 'serial');
+    return [{ target: attributesOf(parts, 'target').dev ?? '', serial, path: unescapeXml(dev ?? file ?? '') }];
+  });
+}
+
+function textOf(node: Node | undefined, name: string): string {
+  const [content] = node ? childNodes(node, name) : [];
+  const value = content?.['#text'];
+  return typeof value === 'string' ? value.trim() : '';
 }
 
 function updateDisk(parts: readonly Node[], spec: DomainSpec): void {

@@ -29,6 +29,8 @@ const ENTITIES: Readonly<Record<string, string>> = {
   "'": '&apos;',
 };
 
+const CHARACTERS = new Map(Object.entries(ENTITIES).map(([character, entity]) => [entity, character]));
+
 /**
  * Any text as XML character data: markup is escaped; tab, line feed and carriage return survive in attributes too; a
  * character that XML 1.0 cannot hold at all (section 2.2: most control characters, lone surrogates, U+FFFE, U+FFFF)
@@ -36,6 +38,11 @@ const ENTITIES: Readonly<Record<string, string>> = {
  */
 export function escapeXml(value: string): string {
   return cleanText(value).replace(/[&<>"'\t\n\r]/g, (char) => ENTITIES[char] ?? `&#${char.charCodeAt(0)};`);
+}
+
+/** The text that an attribute or element of libvirt's stands for. */
+export function unescapeXml(xml: string): string {
+  return xml.replace(/&(?:amp|lt|gt|quot|apos);/g, (entity) => CHARACTERS.get(entity) ?? entity);
 }
 
 /** The text with U+FFFD in place of every character that XML 1.0 cannot hold. */

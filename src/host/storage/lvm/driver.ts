@@ -1,8 +1,9 @@
 import { type DiskSpec, serverOfDisk } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
-import { isUuid, type ServerId } from '#core/ids.ts';
+import { type HostPath, isUuid, type ServerId } from '#core/ids.ts';
 import { LUKS1_HEADER_BYTES, LUKS2_HEADER_BYTES } from '#core/sizes.ts';
 import { run } from '#host/exec.ts';
+import { syncFile } from '#host/files.ts';
 import { diskName } from '#host/storage/disk-file.ts';
 import { type Clearing, clearVolume } from '#host/storage/lvm/clear.ts';
 import { type Volume, Volumes } from '#host/storage/lvm/volumes.ts';
@@ -24,6 +25,7 @@ const NOTE_TAG = 'nightlatch:note:';
 /** At least this much is zeroed of an encrypted disk, so that a header of any format that lay there is gone. */
 const OLD_HEADER_BYTES = LUKS2_HEADER_BYTES;
 const ZERO_TIMEOUT_MS = 3 * 60 * 60_000;
+const COPY_TIMEOUT_MS = 24 * 60 * 60_000;
 
 /**
  * Keeps each disk as a logical volume: a server's `<server id>_<name>`, named as Nova names it, a volume's and a snapshot's
@@ -38,6 +40,18 @@ export function lvmStorage({ volumeGroup, thinPool, noteOf, clearing }: LvmOptio
     const volume = await volumes.find(volumeName(disk), doing);
     return volume === null || volume.tags.includes(DISK_TAG + disk.id) ? volume : 'foreign';
   };
+  /** Makes the volume of a disk anew, whatever it holds; returns its path. */
+  const make = async (disk: DiskSpec, doing: string): Promise<HostPath> => {
+    const name = volumeName(disk);
+    const path = volumes.pathOf(name);
+    const present = await find(disk, doing);
+    if (present === 'foreign') throw new NightlatchError('disk-not-ours', { doing, path });
+    if (present !== null) await volumes.remove(name, doing);
+    const note = noteOf(disk);
+    const tags = [DISK_TAG + disk.id, ...(note === null ? [] : [NOTE_TAG + note])];
+    await volumes.create(name, usedBytes(disk), thinPool, tags, doing);
+    return path;
+  };
   return {
     capabilities: {
       formats: ['luks', 'luksv2', 'plain'],
@@ -49,15 +63,19 @@ export function lvmStorage({ volumeGroup, thinPool, noteOf, clearing }: LvmOptio
     async create(disk, backing) {
       if (backing !== null) throw new Error('a logical volume has no backing file');
       const doing = `Creating disk ${disk.id}`;
-      const name = volumeName(disk);
-      const path = volumes.pathOf(name);
-      const present = await find(disk, doing);
-      if (present === 'foreign') throw new NightlatchError('disk-not-ours', { doing, path });
-      if (present !== null) await volumes.remove(name, doing);
-      const note = noteOf(disk);
-      const tags = [DISK_TAG + disk.id, ...(note === null ? [] : [NOTE_TAG + note])];
-      await volumes.create(name, usedBytes(disk), thinPool, tags, doing);
+      const path = await make(disk, doing);
       if (thinPool === null) await zero(disk, path, doing);
+    },
+
+    async copy({ path: from }, disk) {
+      const doing = `Copying ${from} to disk ${disk.id}`;
+      const path = await make(disk, doing);
+      const source = { driver: 'raw', size: usedBytes(disk), file: { driver: 'host_device', filename: from } };
+      // Zeros are written to a volume that lies where others lay; a thin one has them already.
+      const zeros = thinPool === null ? ['-S', '0'] : ['--target-is-zero'];
+      const args = ['convert', '-n', ...zeros, '-O', 'raw', `json:${JSON.stringify(source)}`, path];
+      await run('qemu-img', args, { doing, timeoutMs: COPY_TIMEOUT_MS });
+      await syncFile(path);
     },
 
     async delete(disk) {

@@ -6,6 +6,7 @@ import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import { run } from '#host/exec.ts';
 import { hasCode, readUpTo, syncFolder, tellingDiskFull, writeAll } from '#host/files.ts';
+import { copyDiskFile } from '#host/storage/copy-file.ts';
 import { diskFile, makeDiskFolder, removeDiskFile } from '#host/storage/disk-file.ts';
 import { growImage } from '#host/storage/qcow2/grow.ts';
 import {
@@ -62,6 +63,8 @@ export function qcow2Storage({
         throw error;
       }
     },
+
+    copy: ({ path }, disk) => copyDiskFile(path, disk, disksDirectory),
 
     delete: (disk) => removeDiskFile(disksDirectory, disk),
 

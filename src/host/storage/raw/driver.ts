@@ -5,6 +5,7 @@ import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import { LUKS1_HEADER_BYTES } from '#core/sizes.ts';
 import { hasCode, syncFolder, tellingDiskFull } from '#host/files.ts';
+import { copyDiskFile } from '#host/storage/copy-file.ts';
 import { diskFile, makeDiskFolder, removeDiskFile } from '#host/storage/disk-file.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
 
@@ -34,6 +35,8 @@ export function rawStorage({ disksDirectory }: { readonly disksDirectory: HostPa
         throw error;
       }
     },
+
+    copy: ({ path }, disk) => copyDiskFile(path, disk, disksDirectory),
 
     delete: (disk) => removeDiskFile(disksDirectory, disk),
 

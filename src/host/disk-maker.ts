@@ -1,0 +1,105 @@
+import { crashPoint } from '#core/crash-point.ts';
+import type { DiskContent, DiskSpec, MediumContent } from '#core/disk.ts';
+import type { HostPath, ImageId } from '#core/ids.ts';
+import { type DiskAccess, needKey } from '#host/disk-access.ts';
+import type { DiskKeys } from '#host/host-agent.ts';
+import type { CachedImage, ImageCache } from '#host/image-cache.ts';
+import { withImageSource } from '#host/image-source.ts';
+import { receiveMedium } from '#host/medium-bytes.ts';
+import { checkImageFits, type FillSource, fillDisk } from '#host/storage/fill.ts';
+
+type Parts = { readonly disks: DiskAccess; readonly images: ImageCache; readonly runDirectory: HostPath };
+
+/** Makes disks: allocates, formats, fills. See `HostAgent.createDisk`. */
+export class DiskMaker {
+  readonly #parts: Parts;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  async make(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void> {
+    await this.#parts.disks.lock(disk);
+    switch (content.kind) {
+      case 'clone':
+        return await this.#clone(disk, content.from, keys);
+      case 'medium':
+        return await this.#receive(disk, content, keys);
+      default:
+        return await this.#fill(disk, content, keys);
+    }
+  }
+
+  async #fill(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void> {
+    const { disks, runDirectory } = this.#parts;
+    const key = keys.get(disk.id) ?? null;
+    const driver = disks.driver(disk);
+    const image = content.kind === 'image' ? await this.#findImage(content.imageId) : null;
+    const backing = image?.encrypted === false ? image.path : null;
+    if (content.kind === 'image' && backing) await checkImageFits(disk, content.imageId, backing);
+    const overlays = driver.capabilities.copyOnWrite && backing !== null;
+    await driver.create(disk, overlays ? backing : null);
+    crashPoint('agent.create-disk.allocated');
+    if (disk.encryption !== null) {
+      await disks.encryptor(disk).format(disk, await disks.medium(disk), needKey(disk, key));
+    }
+    crashPoint('agent.create-disk.formatted');
+    if (content.kind === 'blank' || overlays) return;
+    const isZeroed = disk.encryption === null || driver.capabilities.zeroUntilWritten;
+    const fill = (source: Pick<FillSource, 'sourceFile' | 'sourceImage'>) =>
+      disks.withPlaintext(disk, key, (path) => fillDisk(disk, content, path, { ...source, isZeroed, runDirectory }));
+    if (content.kind === 'disk') {
+      const fromKey = keys.get(content.from.id) ?? null;
+      return await disks.withPlaintext(content.from, fromKey, (sourceFile) => fill({ sourceFile }));
+    }
+    if (content.kind !== 'image' || !image?.encrypted) return await fill({ sourceFile: backing });
+    const { imageId } = content;
+    await withImageSource(imageId, image, keys, (sourceImage) => fill({ sourceFile: null, sourceImage }));
+  }
+
+  async #clone(disk: DiskSpec, from: DiskSpec, keys: DiskKeys): Promise<void> {
+    const { disks } = this.#parts;
+    if (from.storage !== disk.storage || from.encryption !== disk.encryption) {
+      throw new Error(`disk ${disk.id} is of another kind than ${from.id}, whose medium it is to be a copy of`);
+    }
+    const asLarge = { ...disk, sizeBytes: checkedSize(disk, from.sizeBytes) };
+    await disks.driver(disk).copy(disks.driver(from).attachment(from), asLarge);
+    crashPoint('agent.create-disk.allocated');
+    await this.#finish(disk, asLarge, from.id, keys);
+  }
+
+  async #receive(disk: DiskSpec, content: MediumContent, keys: DiskKeys): Promise<void> {
+    const { disks } = this.#parts;
+    const driver = disks.driver(disk);
+    const asLarge = { ...disk, sizeBytes: checkedSize(disk, content.sizeBytes) };
+    const { format } = driver.attachment(asLarge);
+    if (format !== content.format) throw new Error(`a disk that lies as ${format} is no place for ${content.format}`);
+    await driver.create(asLarge, null);
+    crashPoint('agent.create-disk.allocated');
+    await receiveMedium(driver.attachment(asLarge), await content.open(), `Restoring disk ${disk.id}`);
+    await this.#finish(disk, asLarge, content.keyId, keys);
+  }
+
+  /** Gives a copied medium its own key and its own size. */
+  async #finish(disk: DiskSpec, asLarge: DiskSpec, fromId: DiskSpec['id'], keys: DiskKeys): Promise<void> {
+    const { disks } = this.#parts;
+    if (disk.encryption !== null) {
+      const fromKey = keys.get(fromId);
+      if (!fromKey) throw new Error(`the copy ${disk.id} was given no key of what it is a copy of`);
+      await disks.rekey(asLarge, { from: fromKey, to: needKey(disk, keys.get(disk.id)) });
+    }
+    crashPoint('agent.create-disk.formatted');
+    if (disk.sizeBytes > asLarge.sizeBytes) await disks.driver(disk).grow(disk, asLarge.sizeBytes);
+  }
+
+  async #findImage(imageId: ImageId): Promise<CachedImage> {
+    const image = await this.#parts.images.find(imageId);
+    if (image === null) throw new Error(`image ${imageId} was not brought to this host`);
+    return image;
+  }
+}
+
+function checkedSize(disk: DiskSpec, fromBytes: number): number {
+  if (fromBytes <= disk.sizeBytes) return fromBytes;
+  throw new Error(`disk ${disk.id} has ${disk.sizeBytes} bytes, and what it is to hold ${fromBytes}`);
+}

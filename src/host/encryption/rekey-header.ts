@@ -1,0 +1,134 @@
+import { open, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { crashPoint, type InnerCrashPoint } from '#core/crash-point.ts';
+import type { DiskSpec } from '#core/disk.ts';
+import { NightlatchError } from '#core/errors.ts';
+import type { HostPath } from '#core/ids.ts';
+import type { Secret } from '#core/secret.ts';
+import type { Medium } from '#host/encryption/encryptor.ts';
+import { run } from '#host/exec.ts';
+import { readUpTo, tellingDiskFull, writeAll } from '#host/files.ts';
+import { scratchFolder } from '#host/scratch.ts';
+
+/** What differs between the versions of LUKS. */
+export type LuksLayout = {
+  readonly type: 'luks1' | 'luks2';
+  /** Bytes at the start that say what the rest is; each copy of them, in the order in which they may be written. */
+  readonly metadata: readonly { readonly start: number; readonly end: number }[];
+  /** Numbers of the key slots in use; null: this is no such header. */
+  readonly slots: (header: Buffer) => readonly number[] | null;
+};
+
+/** Bytes of a header that are to be another, and where. */
+export type Change = { readonly at: number; readonly bytes: Buffer };
+
+/** The fewest iterations the formats allow: a passphrase of 256 random bits gains nothing from more. */
+const ITERATIONS = 1000;
+const TIMEOUT_MS = 60_000;
+/** cryptsetup(8): no passphrase fits. */
+const WRONG_KEY = 2;
+const CHUNK = 4096;
+
+/**
+ * Makes `to` the only key that opens a header, with the volume key as it is. All of it is done and tried on a copy in
+ * memory; what reached the medium is read back.
+ *
+ * The new slot is durable before the old one is touched, and key material always before the metadata that speaks of it:
+ * *Crash*: `from` or `to` opens it, or both, and a *repeat* goes on from there, which ends with the old key material
+ * overwritten. *Throws* disk-wrong-key when neither opens it; disk-full, with `from` still in force.
+ */
+export async function rekeyHeader(
+  disk: DiskSpec,
+  medium: Medium,
+  { from, to }: { readonly from: Secret; readonly to: Secret },
+  layout: LuksLayout,
+  runDirectory: HostPath,
+): Promise<void> {
+  const doing = `Rekeying disk ${disk.id}`;
+  await using folder = await scratchFolder(runDirectory);
+  const copy = join(folder.path, 'header');
+  await writeFile(copy, await readHeader(medium), { mode: 0o600, flag: 'wx' });
+  const slotOf = (key: Secret) => openedSlot(copy, key, layout, doing);
+  const store = (half: InnerCrashPoint) =>
+    tellingDiskFull(doing, medium.header.path, () => writeBack(medium, copy, layout, half, doing));
+  if ((await slotOf(to)) === null) {
+    if ((await slotOf(from)) === null) throw new NightlatchError('disk-wrong-key', { disk: disk.id });
+    await addKey(copy, from, to, layout, doing);
+    if ((await slotOf(to)) === null) throw new Error(`${doing}: a key that was just added opens nothing`);
+    await store('encryptor.rekey.new-written');
+    crashPoint('encryptor.rekey.added');
+  }
+  const kept = await slotOf(to);
+  for (const slot of layout.slots(await readFile(copy)) ?? []) {
+    if (slot !== kept) {
+      await run('cryptsetup', ['luksKillSlot', '-q', copy, String(slot)], { doing, timeoutMs: TIMEOUT_MS });
+    }
+  }
+  if ((await slotOf(to)) !== kept) throw new Error(`${doing}: the slot that was kept opens no more`);
+  if ((await slotOf(from)) !== null) throw new Error(`${doing}: the old key still opens it; is it the new one?`);
+  await store('encryptor.rekey.old-overwritten');
+  crashPoint('encryptor.rekey.removed');
+}
+
+/** Which slot a key opens; null: none. */
+async function openedSlot(copy: string, key: Secret, { type }: LuksLayout, doing: string): Promise<number | null> {
+  const args = ['open', '-v', '--type', type, '--test-passphrase', '--key-file=-', copy];
+  const { code, stdout, stderr } = await run('cryptsetup', args, {
+    doing,
+    stdin: key,
+    tolerate: [WRONG_KEY],
+    timeoutMs: TIMEOUT_MS,
+  });
+  if (code === WRONG_KEY) return null;
+  const [, slot] = /^Key slot (\d+) unlocked/m.exec(stdout + stderr) ?? [];
+  if (slot === undefined) throw new Error(`${doing}: cryptsetup did not say which slot it opened`);
+  return Number(slot);
+}
+
+async function addKey(copy: string, from: Secret, to: Secret, { type }: LuksLayout, doing: string): Promise<void> {
+  const pbkdf = type === 'luks2' ? ['--pbkdf', 'pbkdf2'] : [];
+  const cheap = [...pbkdf, '--pbkdf-force-iterations', String(ITERATIONS), '--hash', 'sha256'];
+  const args = ['luksAddKey', '-q', ...cheap, '--key-file=-', copy, '/dev/fd/3'];
+  await run('cryptsetup', args, { doing, stdin: from, fd3: to, timeoutMs: TIMEOUT_MS });
+}
+
+async function readHeader({ header }: Medium): Promise<Buffer> {
+  await using file = await open(header.path, 'r');
+  return await readUpTo(file, header.length, header.offset);
+}
+
+async function writeBack(
+  medium: Medium,
+  copy: string,
+  layout: LuksLayout,
+  half: InnerCrashPoint,
+  doing: string,
+): Promise<void> {
+  const { header } = medium;
+  const after = await readFile(copy);
+  await using file = await open(header.path, 'r+');
+  for (const part of changes(await readHeader(medium), after, layout)) {
+    for (const { at, bytes } of part) await writeAll(file, bytes, header.offset + at);
+    await file.sync();
+    crashPoint(half);
+  }
+  if (!(await readHeader(medium)).equals(after)) throw new Error(`${doing}: the medium does not hold what was written`);
+}
+
+/**
+ * What to write to make `before` into `after`, in parts that are durable one after the other: key material, then each copy
+ * of the metadata. A header of which any first so many of these sectors are written opens with whatever opened `before`, or
+ * whatever opens `after`. Pure.
+ */
+export function changes(before: Buffer, after: Buffer, { metadata }: LuksLayout): Change[][] {
+  if (after.length !== before.length) throw new Error('the length of a header changed');
+  const material = { start: Math.max(...metadata.map(({ end }) => end)), end: after.length };
+  return [material, ...metadata].map(({ start, end }) => {
+    const part: Change[] = [];
+    for (let at = start; at < end; at += CHUNK) {
+      const bytes = after.subarray(at, Math.min(at + CHUNK, end));
+      if (!bytes.equals(before.subarray(at, at + bytes.length))) part.push({ at, bytes });
+    }
+    return part;
+  });
+}

@@ -30,8 +30,7 @@ export function domainDisk(named: NamedDisk, attachment: DiskAttachment, isUnloc
     serial: (disk.role === 'volume' ? disk.ownerId : disk.id).slice(0, SERIAL_LENGTH),
     readonly,
     // The libvirt secret has the disk's id: it exists only during the call, so it needs no id of its own.
-    encryption:
-      disk.encryption === null || isUnlocked ? null : { format: disk.encryption, secretUuid: disk.id },
+    encryption: disk.encryption === null || isUnlocked ? null : { format: disk.encryption, secretUuid: disk.id },
   };
 }
 

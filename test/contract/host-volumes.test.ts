@@ -19,8 +19,8 @@ import { statePaths } from '#main/state-paths.ts';
 import { bootSector } from '#test/support/boot-sector.ts';
 import { holds } from '#test/support/disk-lab.ts';
 import { testGuestImage } from '#test/support/guest-image.ts';
-import { waitUntil } from '#test/support/wait.ts';
 import { GuestShell, shellConfigDrive } from '#test/support/guest-shell.ts';
+import { waitUntil } from '#test/support/wait.ts';
 
 /** A whole host with volumes, with a real libvirt and real guests, as the control plane would drive it. */
 const SIZE = 32 * MIB + 512;
@@ -194,6 +194,7 @@ describe('volumes of a guest that runs', { timeout: 580_000 }, () => {
     id,
     ...{ name: 'instance-00000001', displayName: 'one', projectId: 'p', vcpus: 1, memoryMib: 128, network: 'none' },
     disks,
+    targets: ['vda', 'vdb'],
     volumes: [],
   };
   let guest: GuestShell;
@@ -216,7 +217,8 @@ describe('volumes of a guest that runs', { timeout: 580_000 }, () => {
   const bytesOf = async (disk: DiskSpec) =>
     Number(await guest.run(`blockdev --getsize64 /dev/${await deviceOf(disk)}`));
   /** Its guest sees a volume a moment after it was given it. */
-  const arrives = (disk: DiskSpec) => waitUntil(`volume ${disk.ownerId} is there`, async () => (await deviceOf(disk)) !== '');
+  const arrives = (disk: DiskSpec) =>
+    waitUntil(`volume ${disk.ownerId} is there`, async () => (await deviceOf(disk)) !== '');
   const write = async (disk: DiskSpec, at: number, text: string) =>
     await guest.run(
       `printf ${text} | dd of=/dev/${await deviceOf(disk)} bs=512 seek=${at / 512} conv=notrunc,fsync 2>/dev/null`,
@@ -327,6 +329,7 @@ describe('volumes of a guest that runs', { timeout: 580_000 }, () => {
       id: newId<ServerId>(),
       name: 'instance-00000002',
       disks: [swap],
+      targets: ['vdb'],
       volumes: [target],
     };
     await host.agent.startServer(other, bootKeys);

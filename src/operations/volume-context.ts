@@ -75,17 +75,17 @@ export async function finishVolume(context: OperationContext, input: OnVolume, c
   await releaseVolume(context.db, input.volumeId, input.operationId, change);
 }
 
-/** Gives a volume back in the status it had before the operation. */
+/** Gives a volume back in the status it had before the operation, or has kept during it. */
 export async function finishAsBefore(
   context: OperationContext,
   input: OnVolume,
   change: VolumeChange = {},
 ): Promise<void> {
   const { previous_status: before } = await needVolume(context, input.volumeId);
+  if (before === null) return await finishVolume(context, input, change);
   // Its server may have gone meanwhile.
   const isFree = before === 'in-use' && (await attachmentOf(context.db, input.volumeId)) === null;
-  const status = isFree ? 'available' : (before ?? 'available');
-  await finishVolume(context, input, { ...change, status, previous_status: null });
+  await finishVolume(context, input, { ...change, status: isFree ? 'available' : before, previous_status: null });
 }
 
 /** Gives a volume back in a status that tells its user that the operation failed. */

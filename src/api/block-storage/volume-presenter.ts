@@ -31,12 +31,16 @@ export function presentVolumeSummary(request: FastifyRequest, publicUrl: string 
   return { id: volume.id, name: volume.name, links: linksTo(request, publicUrl, `volumes/${volume.id}`) };
 }
 
-/** See Block Storage API v3 "Show a volume's details". */
+/**
+ * See Block Storage API v3 "Show a volume's details". The answer to its creation and to a change shows less (`isWhole`
+ * false).
+ */
 export function presentVolume(
   request: FastifyRequest,
   publicUrl: string | null,
   volume: Volume,
   { attachments, types, secrets }: VolumeSurroundings,
+  isWhole = true,
 ): object {
   const { isAdmin } = contextOf(request);
   const attachment = attachments.get(volume.id);
@@ -56,13 +60,13 @@ export function presentVolume(
     snapshot_id: sourceId(volume, 'snapshot'),
     source_volid: sourceId(volume, 'volume'),
     user_id: volume.user_id,
-    'os-vol-tenant-attr:tenant_id': volume.project_id,
     replication_status: null,
     consistencygroup_id: null,
     metadata: volume.readonly ? { ...volume.metadata, readonly: 'True' } : volume.metadata,
     attachments: attachment && attachment.status !== 'reserved' ? [presentAttached(attachment)] : [],
-    ...(volume.image_metadata === null ? {} : { volume_image_metadata: volume.image_metadata }),
-    ...(isAdmin ? adminFields(volume) : {}),
+    ...(isWhole ? { 'os-vol-tenant-attr:tenant_id': volume.project_id } : {}),
+    ...(isWhole && volume.image_metadata !== null ? { volume_image_metadata: volume.image_metadata } : {}),
+    ...(isWhole && isAdmin ? adminFields(volume) : {}),
     ...(has(request, 'groups') ? { group_id: null } : {}),
     ...(isAdmin && has(request, 'provider-id') ? { provider_id: null } : {}),
     ...(has(request, 'shared-targets') ? { service_uuid: null, shared_targets: false } : {}),

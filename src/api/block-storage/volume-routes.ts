@@ -20,8 +20,8 @@ type Id = { id: string };
 /** Volumes: list, show, create, update, delete, and actions on them. See Block Storage API v3 "Volumes". */
 export function addVolumeRoutes(app: ApiApp, services: BlockStorageServices): void {
   const { db, publicUrl } = services;
-  const shown = async (request: FastifyRequest, volume: Volume) =>
-    presentVolume(request, publicUrl, volume, await surroundingsOf(db, [volume]));
+  const shown = async (request: FastifyRequest, volume: Volume, isWhole = true) =>
+    presentVolume(request, publicUrl, volume, await surroundingsOf(db, [volume]), isWhole);
   const find = (request: FastifyRequest, action: Parameters<typeof allowed>[1]) =>
     getVolume(db, (request.params as Id).id, allowed(request, action));
 
@@ -56,12 +56,12 @@ export function addVolumeRoutes(app: ApiApp, services: BlockStorageServices): vo
     const context = allowed(request, 'volume:create');
     const volume = await createVolume(request, request.body.volume, context, services);
     reply.status(202);
-    return { volume: await shown(request, volume) };
+    return { volume: await shown(request, volume, false) };
   });
   app.put('/volumes/:id', { schema: { body: UpdateVolume } }, async (request) => {
     const volume = await find(request, 'volume:update');
     await updateVolume(db, volume.id, changeFrom(request.body.volume));
-    return { volume: await shown(request, await find(request, 'volume:get')) };
+    return { volume: await shown(request, await find(request, 'volume:get'), false) };
   });
   app.delete('/volumes/:id', async (request, reply) => {
     const query = new Query(request);

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -32,6 +32,12 @@ const WORKER = fileURLToPath(new URL('../support/disk-worker.ts', import.meta.ur
 const code = (expected: string) => (error: unknown) => error instanceof NightlatchError && error.code === expected;
 const digest = (path: string) => createHash('sha256').update(readFileSync(path)).digest('hex');
 const header = ({ header: { path, offset, length } }: Medium) => readFileSync(path).subarray(offset, offset + length);
+
+function writeHeader({ header: { path, offset } }: Medium, bytes: Buffer): void {
+  const fd = openSync(path, 'r+');
+  writeSync(fd, bytes, 0, bytes.length, offset);
+  closeSync(fd);
+}
 
 const combinations = storageUnderTest.flatMap((storage) => formatsUnderTest.map((format) => ({ storage, format })));
 
@@ -105,6 +111,76 @@ for (const { storage, format } of combinations) {
       assert.notEqual((await encryptor().inspect(disk, medium)).uuid, first.uuid);
       await withPlaintext(lab, disk, key, async (path) => assert.equal(await holds(path, 'MARKER'), false));
       if (attach === 'qemu') assert.deepEqual(readdirSync(`${lab.runDirectory}/scratch`), []);
+    });
+
+    test('rekeying leaves the new key alone, what is written, and the volume key; a repeat is fine', async () => {
+      const { disk, medium, key } = await fresh();
+      const rekey = encryptor().rekey;
+      if (!hasHeader) return assert.equal(rekey, undefined);
+      const to = Secret.generate();
+      const facts = await encryptor().inspect(disk, medium);
+      const old = header(medium);
+      await withPlaintext(lab, disk, key, (path) => writeFile(path, 'MARKER', { flag: 'r+' }));
+      await encryptor().rekey?.(disk, medium, key, to);
+      await assert.rejects(encryptor().unlock(disk, medium, key), code('disk-wrong-key'));
+      await assertLocked(disk);
+      await withPlaintext(lab, disk, to, async (path) =>
+        assert.equal((await readFile(path)).toString('latin1', 0, 6), 'MARKER'),
+      );
+      const { uuid, activeKeySlots } = await encryptor().inspect(disk, medium);
+      assert.deepEqual([uuid, activeKeySlots.length], [facts.uuid, 1]);
+      // With the header of yesterday the old key opens it, as that of a backup does: the volume key is the same.
+      const now = header(medium);
+      await encryptor().rekey?.(disk, medium, key, to);
+      assert.ok(header(medium).equals(now));
+      writeHeader(medium, old);
+      await withPlaintext(lab, disk, key, async (path) =>
+        assert.equal((await readFile(path)).toString('latin1', 0, 6), 'MARKER'),
+      );
+      await assert.rejects(
+        async () => encryptor().rekey?.(disk, medium, Secret.generate(), to),
+        code('disk-wrong-key'),
+      );
+      assert.ok(header(medium).equals(old));
+      if (attach === 'qemu') assert.deepEqual(readdirSync(`${lab.runDirectory}/scratch`), []);
+    });
+
+    test('rekeying a disk that is open disturbs nobody', async () => {
+      if (!hasHeader) return;
+      const { disk, medium, key } = await fresh();
+      const to = Secret.generate();
+      const path = await encryptor().unlock(disk, medium, key);
+      await writeFile(path, 'BEFORE', { flag: 'r+' });
+      await encryptor().rekey?.(disk, medium, key, to);
+      assert.equal((await readFile(path)).toString('latin1', 0, 6), 'BEFORE');
+      await writeFile(path, 'AFTER!', { flag: 'r+' });
+      await encryptor().lock(disk);
+      await withPlaintext(lab, disk, to, async (again) =>
+        assert.equal((await readFile(again)).toString('latin1', 0, 6), 'AFTER!'),
+      );
+    });
+
+    test('a rekeying that is killed leaves a disk that opens, and is gone on with', async () => {
+      if (!hasHeader) return;
+      for (const [point, fromOpens, toOpens] of [
+        ['encryptor.rekey.new-written', true, false],
+        ['encryptor.rekey.added', true, true],
+        ['encryptor.rekey.old-overwritten', false, true],
+        ['encryptor.rekey.removed', false, true],
+      ] as const) {
+        const { disk, medium, key } = await fresh();
+        const to = Secret.generate();
+        const worker = startWorker(lab, 'rekey', disk, Secret.join([key, to]), { NIGHTLATCH_CRASH_AT: point });
+        await until(async () => worker.signalCode === 'SIGKILL');
+        const opens = (one: Secret) =>
+          withPlaintext(lab, disk, one, () => true).catch((error: unknown) => !code('disk-wrong-key')(error));
+        assert.deepEqual([await opens(key), await opens(to)], [fromOpens, toOpens], point);
+        await encryptor().rekey?.(disk, medium, key, to);
+        await encryptor().lock(disk);
+        await assert.rejects(encryptor().unlock(disk, medium, key), code('disk-wrong-key'));
+        await withPlaintext(lab, disk, to, () => {});
+        assert.equal((await encryptor().inspect(disk, medium)).activeKeySlots.length, 1);
+      }
     });
 
     test('unlocking and locking can be repeated, also at the same time', async () => {
@@ -268,19 +344,21 @@ async function diskLabSharing({ runDirectory }: DiskLab) {
   return luksEncryptor({ runDirectory, exports: new FuseExports({ runDirectory }) });
 }
 
-/** Starts the worker; `hiding` covers a folder, for it alone, with one that holds no more than one program. */
+/** Starts the worker; `how` may cover a folder, for it alone, with one that holds no more than one program. */
 function startWorker(
   lab: DiskLab,
   verb: string,
   disk: DiskSpec,
   key: Secret,
-  hiding?: { hidden: string; kept: string },
+  how: { hidden?: string; kept?: string; NIGHTLATCH_CRASH_AT?: string } = {},
 ): ChildProcess {
   const { disksDirectory, cacheDirectory, runDirectory } = lab;
   const command = [process.execPath, WORKER, verb, disksDirectory, cacheDirectory, runDirectory, JSON.stringify(disk)];
-  const hide = hiding ? ['unshare', '--mount', 'sh', '-c', HIDE, hiding.hidden, hiding.kept] : [];
+  const { hidden, kept = '', ...environment } = how;
+  const hide = hidden === undefined ? [] : ['unshare', '--mount', 'sh', '-c', HIDE, hidden, kept];
   const [program = '', ...args] = [...hide, ...command];
-  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+  const env = { ...process.env, ...environment };
+  const child = spawn(program, args, { env, stdio: ['pipe', 'pipe', 'inherit'] });
   key.use((bytes) => child.stdin?.end(Buffer.from(bytes)));
   return child;
 }

@@ -162,6 +162,65 @@ for (const storage of storageUnderTest) {
         assert.equal(tell('qemu-img', 'info', path).status, 0);
       });
 
+      test('a copy is the same medium, a second time too, and shares nothing with what it is a copy of', async () => {
+        const driver = lab.driver(storage);
+        const source = some();
+        await makeDisk(lab, source, key);
+        await withPlaintext(lab, source, key, async (path) => {
+          await using file = await open(path, 'r+');
+          await writeAll(file, Buffer.from('MARKER'), 0);
+          await writeAll(file, Buffer.from('AT-END'), source.sizeBytes - 6);
+        });
+        const copy = some({ role: 'volume-snapshot' });
+        for (const change of ['ONCE', 'TWICE']) {
+          await driver.copy(driver.attachment(source), copy);
+          await withPlaintext(lab, copy, key, async (path) => {
+            const whole = await readFile(path);
+            assert.equal(whole.length, source.sizeBytes);
+            assert.equal(whole.toString('latin1', 0, 6), 'MARKER');
+            assert.equal(whole.toString('latin1', source.sizeBytes - 6), 'AT-END');
+            await writeFile(path, change, { flag: 'r+' });
+          });
+        }
+        await withPlaintext(lab, source, key, async (path) =>
+          assert.equal((await readFile(path)).toString('latin1', 0, 6), 'MARKER'),
+        );
+        await driver.delete(source);
+        await withPlaintext(lab, copy, key, async (path) =>
+          assert.equal((await readFile(path)).toString('latin1', 0, 5), 'TWICE'),
+        );
+        await driver.delete(copy);
+      });
+
+      test('a copy takes no more room than what it is a copy of, and no longer for what was never written', async () => {
+        if (isBlockDevice(storage)) return assert.equal(lab.driver(storage).capabilities.blockDevice, true);
+        const driver = lab.driver(storage);
+        const [source, copy] = [some({ sizeBytes: 100 * GIB }), some({ sizeBytes: 100 * GIB })];
+        await makeDisk(lab, source, key);
+        await driver.copy(driver.attachment(source), copy);
+        assert.ok(statSync(driver.attachment(copy).path).blocks * 512 < 3 * MIB);
+        for (const disk of [source, copy]) await driver.delete(disk);
+      });
+
+      test('a copy that has no room gives disk-full, leaves its source alone and keeps nothing', async () => {
+        const source = some({ sizeBytes: 4 * MIB });
+        await makeDisk(lab, source, key);
+        const from = lab.driver(storage).attachment(source);
+        if (isBlockDevice(storage)) {
+          if (process.env.NIGHTLATCH_TEST_THIN_POOL) return;
+          const large = some({ sizeBytes: 1024 * GIB });
+          await assert.rejects(lab.driver(storage).copy(from, large), code('disk-full'));
+          return assert.equal(existsSync(lab.driver(storage).attachment(large).path), false);
+        }
+        await withPlaintext(lab, source, key, (path) => writeFile(path, Buffer.alloc(4 * MIB, 'x'), { flag: 'r+' }));
+        await using small = await smallTmpfs('size=1m');
+        await using full = await diskLab(small.path);
+        await assert.rejects(full.driver(storage).copy(from, some({ sizeBytes: 4 * MIB })), code('disk-full'));
+        assert.deepEqual(readdirSync(small.path), []);
+        await withPlaintext(lab, source, key, async (path) => assert.ok((await readFile(path)).includes('xxxx')));
+        await lab.driver(storage).delete(source);
+      });
+
       test('a full host gives disk-full and keeps nothing', async () => {
         if (isBlockDevice(storage)) {
           // More than the whole volume group of the tests has.

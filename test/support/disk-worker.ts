@@ -2,13 +2,15 @@
  * A service in miniature, to be killed or to be run where a program is missing. Arguments: a verb, a folder with
  * `disks`, `cache` and `run` in it, and a disk as JSON; the key comes by standard input.
  *
- * `format`, `unlock`, `filesystem` do that and end, `hold` unlocks and waits. Prints `ok PATH` or `CODE PROGRAM`.
+ * `format`, `unlock`, `filesystem`, `rekey` (of the two halves of the key, the first to the second) do that and end, `hold` unlocks and waits. Prints `ok PATH` or `CODE PROGRAM`.
  */
 import { readFileSync } from 'node:fs';
 import type { DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
+import { luks2Encryptor } from '#host/encryption/dm-crypt/luks2.ts';
+import { Mappings } from '#host/encryption/dm-crypt/mappings.ts';
 import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
 import { FuseExports } from '#host/fuse-exports.ts';
 import { grantPrivilege } from '#host/grant.ts';
@@ -21,13 +23,17 @@ import { rawStorage } from '#host/storage/raw/driver.ts';
 const [verb, disksDirectory, cacheDirectory, runDirectory, json = ''] = process.argv.slice(2) as HostPath[];
 if (!disksDirectory || !cacheDirectory || !runDirectory) throw new Error('usage: see above');
 const disk = JSON.parse(json) as DiskSpec;
-using key = Secret.adopt(readFileSync(0));
+const given = readFileSync(0);
+using key = Secret.adopt(given.subarray(0, verb === 'rekey' ? given.length / 2 : given.length));
+using newKey = Secret.adopt(given.subarray(given.length / 2));
 grantPrivilege({
   directories: [disksDirectory, runDirectory],
   volumeGroups: [process.env.NIGHTLATCH_TEST_VOLUME_GROUP ?? ''],
 });
 const exports = new FuseExports({ runDirectory });
-const encryptor = luksEncryptor({ runDirectory, exports });
+const luks = luksEncryptor({ runDirectory, exports });
+const options = { noReadWorkqueue: false, noWriteWorkqueue: false };
+const encryptor = disk.encryption === 'luksv2' ? luks2Encryptor(new Mappings(), options, runDirectory) : luks;
 const volumeGroup = process.env.NIGHTLATCH_TEST_VOLUME_GROUP ?? '';
 const driver = {
   raw: rawStorage({ disksDirectory }),
@@ -38,6 +44,7 @@ const medium = { attachment: driver.attachment(disk), header: await driver.heade
 
 async function obey(runDirectory: HostPath): Promise<string> {
   if (verb === 'format') await encryptor.format(disk, medium, key);
+  if (verb === 'rekey') await encryptor.rekey?.(disk, medium, key, newKey);
   if (verb === 'filesystem') {
     const path = await encryptor.unlock(disk, medium, key);
     const source = { sourceFile: null, isZeroed: false, runDirectory };

@@ -7,7 +7,7 @@ import { type Answer, type Call, type ComputeLab, openComputeLab } from '#test/s
 
 /** The block storage API over a real database; volumes are rows that tests write. */
 export type BlockStorageLab = AsyncDisposable &
-  Pick<ComputeLab, 'db' | 'projects' | 'tokens'> & {
+  Pick<ComputeLab, 'app' | 'db' | 'projects' | 'tokens'> & {
     /** Sends a request below `/volume/v3/PROJECT`, the project being the person's own. */
     call(method: 'GET' | 'POST' | 'PUT' | 'DELETE', path: string, call?: Call): Promise<Answer>;
     /** As `call`, as the admin. */
@@ -30,7 +30,7 @@ export type VolumeFacts = {
 
 export async function openBlockStorageLab(): Promise<BlockStorageLab> {
   const lab = await openComputeLab();
-  const { db, projects, tokens } = lab;
+  const { app, db, projects, tokens } = lab;
   const operators = await db
     .selectFrom('projects')
     .select('id')
@@ -43,7 +43,7 @@ export async function openBlockStorageLab(): Promise<BlockStorageLab> {
     call(method, path, { as: 'admin', ...(body === undefined ? {} : { body }) });
   let count = 0;
   return {
-    ...{ db, projects, tokens, call, admin, raw: lab.call },
+    ...{ app, db, projects, tokens, call, admin, raw: lab.call },
     addType: async (fields = {}) => {
       const { status, body } = await admin('POST', '/types', { volume_type: { name: `type-${++count}`, ...fields } });
       if (status !== 200) throw new Error(`a type was refused: ${JSON.stringify(body)}`);

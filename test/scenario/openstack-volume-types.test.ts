@@ -127,11 +127,6 @@ describe('the openstack client', () => {
   it('finds where volumes can lie', async () => {
     const services = await list(admin, 'volume', 'service', 'list', '--service', 'cinder-volume');
     assert.deepEqual([services[0]?.Host, services[0]?.State], ['host-1@files', 'up']);
-    const pools = await list(admin, 'volume', 'backend', 'pool', 'list');
-    assert.deepEqual(pools, [{ Name: 'host-1@files#files' }]);
-    const [pool] = await list(admin, 'volume', 'backend', 'pool', 'list', '--long');
-    assert.deepEqual([pool?.Protocol, pool?.Capacity], ['file', 50]);
-    await admin.does('volume', 'backend', 'capability', 'show', 'host-1@files');
     const zones = await list(member, 'availability', 'zone', 'list', '--volume');
     assert.equal(zones[0]?.['Zone Name'], 'nova');
     const extensions = await list(member, 'extension', 'list', '--volume');

@@ -17,12 +17,14 @@ export async function runConformance(args: readonly string[]): Promise<Totals | 
   const listed = (await readFile(new URL(`${area}.txt`, LISTS), 'utf8')).split('\n').filter((line) => line !== '');
   const tests = listed.filter((test) => test.includes(word));
   const folder = await mkdtemp('/var/tmp/nightlatch-conformance-');
+  const stop = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
   const passed = new Set<string>();
   const hasPassed = (test: string) => passed.has(test.split('[')[0] ?? '');
   await using cloud = await startCloud(WORKERS);
   process.stdout.write(`${tests.length} tests of ${area} against ${cloud.service.url}\n`);
   const output = await runTempest(cloud, {
-    ...{ folder, workers: WORKERS, tests },
+    ...{ folder, workers: WORKERS, tests, stop: stop.signal },
     onTest: (test, outcome) => {
       if (outcome === 'ok') passed.add(test);
       process.stdout.write(`${outcome === 'ok' ? '✔' : '✖'} ${test}${outcome === 'SKIPPED' ? ' (skipped)' : ''}\n`);

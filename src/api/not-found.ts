@@ -5,6 +5,7 @@ type Known = { readonly pattern: RegExp; readonly methods: Set<string> };
 
 /**
  * Answers, in this scope, a path that no route has with 404 and a method that a path does not have with 405 and `Allow`.
+ * A path that ends in a slash lacks the id that was to follow: what the collection does not have is not found either.
  * Call it before the scope's routes are added.
  */
 export function answerUnknownPaths(app: FastifyInstance): void {
@@ -19,7 +20,8 @@ export function answerUnknownPaths(app: FastifyInstance): void {
     const allowed = [...known.values()]
       .filter(({ pattern }) => pattern.test(path))
       .flatMap(({ methods }) => [...methods]);
-    if (allowed.length === 0) throw new NightlatchError('not-found', { kind: 'The resource', id: shorten(path) });
+    if (allowed.length === 0 || path.endsWith('/'))
+      throw new NightlatchError('not-found', { kind: 'The resource', id: shorten(path) });
     void reply.header('allow', [...new Set(allowed)].sort().join(', '));
     throw new NightlatchError('method-not-allowed', { method: request.method, path: shorten(path) });
   });

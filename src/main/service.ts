@@ -178,15 +178,13 @@ function buildServices(
   const identity = new BuiltinIdentity(db, { tokenLifetimeSeconds: config.token.expiration });
   const publicUrl = config.api.public_url === '' ? null : config.api.public_url;
   const services = Object.values(catalogServices);
+  const defaultVolumeType = config.DEFAULT.default_volume_type;
   return buildApi({
     services: [
       identityService({ db, identity, services, region: REGION, publicUrl }),
       imageService({ db, identity, images, publicUrl }),
-      computeService({ db, identity, images, operations, volumes, publicUrl }),
-      blockStorageService({
-        ...{ db, identity, images, volumes, publicUrl },
-        defaultVolumeType: config.DEFAULT.default_volume_type,
-      }),
+      computeService({ db, identity, images, operations, volumes, publicUrl, defaultVolumeType }),
+      blockStorageService({ db, identity, images, volumes, publicUrl, defaultVolumeType }),
       operatorService({ db, identity, hosts }),
     ],
     publicUrl,

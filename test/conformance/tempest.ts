@@ -19,14 +19,16 @@ type Run = {
   readonly tests: readonly string[];
   /** Called at the end of each test with its name, which is its id without what is in brackets. */
   readonly onTest: (name: string, outcome: TestOutcome) => void;
+  /** Once aborted, ends all that runs. */
+  readonly stop: AbortSignal;
 };
 
 /**
  * Runs OpenStack's own tests against a cloud. Returns the file with all that they printed. A test of a class that could not
  * be set up is never told of. @throws when Tempest itself does not run.
  */
-export async function runTempest(cloud: Cloud, { folder, workers, tests, onTest }: Run): Promise<string> {
-  await tempest(folder, ['init', 'workspace']);
+export async function runTempest(cloud: Cloud, { folder, workers, tests, onTest, stop }: Run): Promise<string> {
+  await tempest({ cwd: folder, args: ['init', 'workspace'], output: join(folder, 'init.txt'), stop });
   const workspace = join(folder, 'workspace');
   const list = join(folder, 'tests.txt');
   await mkdir(join(folder, 'locks'));
@@ -35,28 +37,36 @@ export async function runTempest(cloud: Cloud, { folder, workers, tests, onTest 
   await writeFile(list, `${tests.join('\n')}\n`);
   const output = join(folder, 'output.txt');
   const args = ['run', '--concurrency', `${workers}`, '--load-list', list];
-  const code = await tempest(workspace, args, output, (line) => {
+  const onLine = (line: string) => {
     const told = /^\{\d+\} (\S+) \[[^\]]*\] \.\.\. (ok|FAILED|SKIPPED)/.exec(line);
     if (told) onTest(told[1] ?? '', told[2] as TestOutcome);
-  });
+  };
+  const code = await tempest({ cwd: workspace, args, output, stop, onLine });
   // 1: a test failed.
   if (code !== 0 && code !== 1) throw new Error(`tempest ended with ${code}; see ${output}`);
   return output;
 }
 
-async function tempest(
-  cwd: string,
-  args: readonly string[],
-  output = join(cwd, 'init.txt'),
-  onLine: (line: string) => void = () => {},
-): Promise<number | null> {
+type Command = {
+  readonly cwd: string;
+  readonly args: readonly string[];
+  readonly output: string;
+  readonly stop: AbortSignal;
+  readonly onLine?: (line: string) => void;
+};
+
+async function tempest({ cwd, args, output, stop, onLine }: Command): Promise<number | null> {
   const env = { PATH: DEBIAN_PATH, HOME: cwd, LC_ALL: 'C.UTF-8' };
-  const child = spawn('tempest', args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] });
+  // A group of its own: its workers are processes that it does not end when it is ended.
+  const child = spawn('tempest', args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+  const end = () => child.pid !== undefined && process.kill(-child.pid, 'SIGKILL');
+  stop.addEventListener('abort', end);
   const file = createWriteStream(output);
   child.stderr.pipe(file, { end: false });
   child.stdout.pipe(file, { end: false });
-  createInterface(child.stdout).on('line', onLine);
+  if (onLine) createInterface(child.stdout).on('line', onLine);
   const [code] = (await once(child, 'close')) as [number | null];
+  stop.removeEventListener('abort', end);
   file.end();
   return code;
 }

@@ -71,12 +71,13 @@ export async function openComputeLab(): Promise<ComputeLab> {
   const operations = new RecordedServerOperations(db);
   // Volumes are made and changed by the real service only.
   const volumes = {} as VolumeOperations;
+  const defaultVolumeType = '__DEFAULT__';
   const app = buildApi({
     services: [
       identityService({ db, identity, services: Object.values(catalogServices), region: 'RegionOne', publicUrl: null }),
       imageService({ db, identity, images, publicUrl: null }),
-      computeService({ db, identity, images, operations, volumes, publicUrl: null }),
-      blockStorageService({ db, identity, images, volumes, publicUrl: null, defaultVolumeType: '__DEFAULT__' }),
+      computeService({ db, identity, images, operations, volumes, publicUrl: null, defaultVolumeType }),
+      blockStorageService({ db, identity, images, volumes, publicUrl: null, defaultVolumeType }),
     ],
     publicUrl: null,
   });

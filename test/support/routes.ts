@@ -23,7 +23,7 @@ export async function allRoutes(): Promise<Route[]> {
   const nothing = {} as never;
   const identity = { db: nothing, identity: nothing, services: [], region: '', publicUrl: null };
   const image = { db: nothing, identity: nothing, images: nothing, publicUrl: null };
-  const compute = { ...image, operations: nothing, volumes: nothing };
+  const compute = { ...image, operations: nothing, volumes: nothing, defaultVolumeType: '' };
   const operator = operatorService({ ...image, hosts: nothing });
   const blockStorage = blockStorageService({ ...image, volumes: nothing, defaultVolumeType: '' });
   const services = [

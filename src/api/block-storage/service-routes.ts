@@ -1,6 +1,7 @@
 import type { ApiApp } from '#api/app.ts';
 import { contextOf } from '#api/auth.ts';
 import { serviceHost } from '#api/block-storage/backend-routes.ts';
+import { AVAILABILITY_ZONE } from '#api/block-storage/create-volume.ts';
 import { has } from '#api/block-storage/microversions.ts';
 import { allowed } from '#api/block-storage/policy.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
@@ -9,9 +10,6 @@ import { Query } from '#api/query.ts';
 import { NightlatchError, shorten } from '#core/errors.ts';
 import { isUp, listHosts } from '#db/hosts.ts';
 import { type HostVolumes, listPools, volumesOnHost } from '#db/volume-pools.ts';
-
-/** The one availability zone there is. */
-export const AVAILABILITY_ZONE = 'nova';
 
 /** One of the processes that Cinder would have: a scheduler, and one process for each backend. */
 type Service = {

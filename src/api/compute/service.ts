@@ -18,6 +18,7 @@ import type { ComputeDependencies, ComputeServices } from '#api/compute/services
 import { addTagRoutes } from '#api/compute/tag-routes.ts';
 import { presentVersion, presentVersions } from '#api/compute/versions.ts';
 import { addVolumeAttachmentRoutes } from '#api/compute/volume-attachment-routes.ts';
+import { addVolumeProxyRoutes } from '#api/compute/volume-proxy-routes.ts';
 import { presentFault } from '#api/fault.ts';
 import { headerText, MICROVERSION_HEADER } from '#api/microversions.ts';
 import type { ApiService } from '#api/server.ts';
@@ -53,6 +54,7 @@ function v21(services: ComputeServices) {
     addLimitRoutes(app, services);
     addHostRoutes(app, services);
     addVolumeAttachmentRoutes(app, services);
+    addVolumeProxyRoutes(app, services);
     addEmptyRoutes(app, services);
   };
 }

@@ -11,7 +11,9 @@ export type ComputeDependencies = {
   readonly identity: Identity;
   readonly images: ImageStore;
   readonly operations: ServerOperations;
-  readonly volumes: Pick<VolumeOperations, 'attach' | 'detach'>;
+  readonly volumes: VolumeOperations;
+  /** Name of the volume type of volumes that are created without one. */
+  readonly defaultVolumeType: string;
   /** The address clients use, when it is not the one they connect to. */
   readonly publicUrl: string | null;
 };

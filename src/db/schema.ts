@@ -341,7 +341,8 @@ type VolumesTable = {
   /** Of the image it was made from; null: none. */
   image_metadata: JSONColumnType<Strings | null, string | null | undefined, string | null>;
   bootable: Generated<boolean>;
-  readonly: Generated<boolean>;
+  /** Null: nobody said whether it is. */
+  readonly: ColumnType<boolean | null, boolean | null | undefined, boolean | null>;
   source: JSONColumnType<VolumeSource>;
   host: HostName | null;
   backend: BackendName | null;
@@ -362,6 +363,8 @@ type SnapshotsTable = {
   description: string | null;
   size_gib: number;
   status: SnapshotStatus;
+  /** As a client said, such as `80%`; null: as its status says. */
+  progress: ColumnType<string | null, string | null | undefined, string | null>;
   metadata: JSONColumnType<Strings>;
   operation: JSONColumnType<PendingOperation | null, string | null, string | null>;
   created_at: CreatedAt;

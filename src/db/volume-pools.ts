@@ -1,7 +1,7 @@
 import { sql } from 'kysely';
 import type { BackendName, HostName } from '#core/ids.ts';
 import { GIB } from '#core/sizes.ts';
-import type { VolumeBackend } from '#core/volume-backend.ts';
+import { backendAddress, type VolumeBackend } from '#core/volume-backend.ts';
 import type { Queryable } from '#db/database.ts';
 import { isUp, listHosts } from '#db/hosts.ts';
 
@@ -63,4 +63,14 @@ export async function volumesOnHost(db: Queryable, host: HostName, backend: Back
       coalesce(max(snapshots), 0) as snapshots, coalesce(max(snapshots_gib), 0) as snapshots_gib
     from here left join copies using (project_id) group by project_id order by project_id`.execute(db);
   return rows;
+}
+
+/** The address of every backend with its pool, HOST@NAME#POOL, by its address without, HOST@NAME. */
+export async function poolAddresses(db: Queryable): Promise<ReadonlyMap<string, string>> {
+  const hosts = await db.selectFrom('hosts').select(['name', 'volume_backends']).execute();
+  return new Map(
+    hosts.flatMap(({ name, volume_backends }) =>
+      volume_backends.map((backend) => [`${name}@${backend.name}`, backendAddress(name, backend)] as const),
+    ),
+  );
 }

@@ -39,7 +39,7 @@ export function addSnapshotRoutes(app: ApiApp, services: BlockStorageServices): 
   app.post('/snapshots', { schema: { body: CreateSnapshot } }, async (request, reply) => {
     const context = allowed(request, 'volume:create_snapshot');
     const asked = request.body.snapshot;
-    const volume = await getVolume(db, asked.volume_id, context);
+    const volume = await getVolume(db, asked.volume_id ?? 'None', context);
     const type = volume.volume_type_id === null ? null : await findVolumeType(db, volume.volume_type_id, null);
     const wanted = {
       name: asked.name ?? asked.display_name ?? null,
@@ -80,7 +80,8 @@ export function addSnapshotRoutes(app: ApiApp, services: BlockStorageServices): 
       await services.volumes.deleteSnapshot(id, context, { force: true });
     } else if (body['os-update_snapshot_status']) {
       const { id } = await find(request, 'snapshot_extension:snapshot_actions:update_snapshot_status');
-      await updateSnapshot(db, id, { status: statusFrom(body['os-update_snapshot_status'].status) });
+      const { status, progress } = body['os-update_snapshot_status'];
+      await updateSnapshot(db, id, { status: statusFrom(status), ...(progress ? { progress } : {}) });
     } else if (body['os-reset_status']) {
       const { id } = await find(request, 'volume_extension:snapshot_admin_actions:reset_status');
       await updateSnapshot(db, id, { status: statusFrom(body['os-reset_status'].status) });

@@ -90,7 +90,7 @@ const volumeFilters: Filters<Volume> = {
   host:
     (text) =>
     ({ host, backend }) =>
-      host !== null && (`${host}@${backend}` === text || host === text),
+      host !== null && (`${host}@${backend}` === text.split('#')[0] || host === text),
 };
 
 const snapshotFilters: Filters<Snapshot> = {

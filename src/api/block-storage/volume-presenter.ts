@@ -7,6 +7,7 @@ import type { SecretId, VolumeId, VolumeTypeId } from '#core/ids.ts';
 import type { Database } from '#db/database.ts';
 import type { Snapshot } from '#db/snapshots.ts';
 import { type Attachment, attachmentsOf } from '#db/volume-attachments.ts';
+import { poolAddresses } from '#db/volume-pools.ts';
 import { typeNames } from '#db/volume-types.ts';
 import { type Volume, volumeSecrets } from '#db/volumes.ts';
 
@@ -15,16 +16,19 @@ export type VolumeSurroundings = {
   readonly attachments: ReadonlyMap<VolumeId, Attachment>;
   readonly types: ReadonlyMap<VolumeTypeId, string>;
   readonly secrets: ReadonlyMap<VolumeId, SecretId>;
+  /** Addresses of backends with their pools, by HOST@BACKEND. */
+  readonly pools: ReadonlyMap<string, string>;
 };
 
 export async function surroundingsOf(db: Database, volumes: readonly Volume[]): Promise<VolumeSurroundings> {
   const ids = volumes.map(({ id }) => id);
-  const [attachments, types, secrets] = await Promise.all([
+  const [attachments, types, secrets, pools] = await Promise.all([
     attachmentsOf(db, ids),
     typeNames(db),
     volumeSecrets(db, ids),
+    poolAddresses(db),
   ]);
-  return { attachments, types, secrets };
+  return { attachments, types, secrets, pools };
 }
 
 export function presentVolumeSummary(request: FastifyRequest, publicUrl: string | null, volume: Volume): object {
@@ -39,7 +43,7 @@ export function presentVolume(
   request: FastifyRequest,
   publicUrl: string | null,
   volume: Volume,
-  { attachments, types, secrets }: VolumeSurroundings,
+  { attachments, types, secrets, pools }: VolumeSurroundings,
   isWhole = true,
 ): object {
   const { isAdmin } = contextOf(request);
@@ -62,11 +66,14 @@ export function presentVolume(
     user_id: volume.user_id,
     replication_status: null,
     consistencygroup_id: null,
-    metadata: volume.readonly ? { ...volume.metadata, readonly: 'True' } : volume.metadata,
+    metadata: {
+      ...volume.metadata,
+      ...(volume.readonly === null ? {} : { readonly: volume.readonly ? 'True' : 'False' }),
+    },
     attachments: attachment && attachment.status !== 'reserved' ? [presentAttached(attachment)] : [],
     ...(isWhole ? { 'os-vol-tenant-attr:tenant_id': volume.project_id } : {}),
     ...(isWhole && volume.image_metadata !== null ? { volume_image_metadata: volume.image_metadata } : {}),
-    ...(isWhole && isAdmin ? adminFields(volume) : {}),
+    ...(isWhole && isAdmin ? adminFields(volume, pools) : {}),
     ...(has(request, 'groups') ? { group_id: null } : {}),
     ...(isAdmin && has(request, 'provider-id') ? { provider_id: null } : {}),
     ...(has(request, 'shared-targets') ? { service_uuid: null, shared_targets: false } : {}),
@@ -79,9 +86,10 @@ export function presentVolume(
   };
 }
 
-function adminFields(volume: Volume): object {
+function adminFields(volume: Volume, pools: VolumeSurroundings['pools']): object {
+  const place = `${volume.host}@${volume.backend}`;
   return {
-    'os-vol-host-attr:host': volume.host === null ? null : `${volume.host}@${volume.backend}`,
+    'os-vol-host-attr:host': volume.host === null ? null : (pools.get(place) ?? place),
     'os-vol-mig-status-attr:migstat': volume.migration_status,
     'os-vol-mig-status-attr:name_id': null,
   };
@@ -123,7 +131,7 @@ export function presentSnapshot(request: FastifyRequest, snapshot: Snapshot, isD
   return {
     ...fields,
     'os-extended-snapshot-attributes:project_id': snapshot.project_id,
-    'os-extended-snapshot-attributes:progress': snapshot.status === 'available' ? '100%' : '0%',
+    'os-extended-snapshot-attributes:progress': snapshot.progress ?? (snapshot.status === 'available' ? '100%' : '0%'),
     ...(has(request, 'groups') ? { group_snapshot_id: null } : {}),
   };
 }

@@ -55,7 +55,7 @@ export type UpdateVolume = Static<typeof UpdateVolume>['volume'];
 export const CreateSnapshot = exactly({
   snapshot: exactly({
     ...Names,
-    volume_id: Type.String({ maxLength: 255 }),
+    volume_id: Type.Union([Type.String({ maxLength: 255 }), Type.Null()]),
     force: Type.Optional(Type.Union([BooleanWord, Type.Null()])),
     metadata: Type.Optional(Type.Union([Metadata, Type.Null()])),
   }),

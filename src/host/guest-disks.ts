@@ -1,10 +1,8 @@
-import { readFile, realpath } from 'node:fs/promises';
-import { basename } from 'node:path';
 import { crashPoint } from '#core/crash-point.ts';
 import type { DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
-import type { DiskId, HostPath, ServerId } from '#core/ids.ts';
-import { SECTOR } from '#core/sizes.ts';
+import type { DiskId, ServerId } from '#core/ids.ts';
+import { deviceBytes } from '#host/block-device.ts';
 import type { DiskAccess } from '#host/disk-access.ts';
 import { domainDisk, domainKeys, type NamedDisk, namedDisks } from '#host/domain-disks.ts';
 import { syncFile } from '#host/files.ts';
@@ -146,14 +144,6 @@ async function wholeOrNot(attachment: DiskAttachment): Promise<DiskAttachment> {
   if (!blockDevice) return attachment;
   const isWhole = (await deviceBytes(path)) === blockDevice.usedBytes;
   return { ...attachment, blockDevice: { ...blockDevice, isWhole } };
-}
-
-/** Null: there is no such device. */
-async function deviceBytes(path: HostPath): Promise<number | null> {
-  const device = await realpath(path).catch(() => null);
-  const size =
-    device === null ? null : await readFile(`/sys/class/block/${basename(device)}/size`, 'utf8').catch(() => null);
-  return size === null ? null : Number(size) * SECTOR;
 }
 
 /** A volume group gives out whole extents; the guest would see what lies beyond the disk's own size. */

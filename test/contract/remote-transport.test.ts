@@ -133,6 +133,39 @@ test('a host that fails while an image arrives says why', async () => {
   await assert.rejects(remote.agent.cacheImage(newId(), image(endless)), /no space left on \/x/);
 });
 
+test('the bytes that a disk is made from arrive, with the keys of both; a change of keys arrives by its names', async () => {
+  const bytes = Buffer.alloc(3_000_001, 'medium');
+  const seen: { bytes?: Buffer; keys?: (Buffer | undefined)[]; change?: (Buffer | undefined)[]; lent?: Secret } = {};
+  const [disk, source] = [someDisk(), someDisk()];
+  await lab.serve(
+    scriptedAgent({
+      async createDisk(to, content, keys) {
+        assert.ok(content.kind === 'medium' && content.sizeBytes === 512 && content.format === 'raw');
+        seen.bytes = await buffer(await content.open());
+        seen.keys = [to.id, content.keyId].map((id) => bytesOf(keys.get(id)));
+      },
+      async rekeyDisk(_disk, { from, to }) {
+        seen.change = [bytesOf(from), bytesOf(to)];
+        seen.lent = to;
+      },
+    }),
+  );
+  await using remote = lab.connect();
+  const [one, other] = [Secret.generate(), Secret.generate()];
+  const open = async () => Readable.from([bytes], { objectMode: false });
+  const content = { kind: 'medium', keyId: source.id, sizeBytes: 512, format: 'raw', open } as const;
+  const keys = new Map([
+    [source.id, one],
+    [disk.id, other],
+  ]);
+  await remote.agent.createDisk(disk, content, keys);
+  assert.ok(seen.bytes?.equals(bytes));
+  assert.deepEqual(seen.keys, [bytesOf(other), bytesOf(one)]);
+  await remote.agent.rekeyDisk(disk, { from: one, to: other });
+  assert.deepEqual(seen.change, [bytesOf(one), bytesOf(other)]);
+  assert.throws(() => bytesOf(seen.lent), /after it was zeroed/);
+});
+
 test('a disk’s bytes come back whole, or their reader is told', async () => {
   const bytes = Buffer.alloc(3_000_000, 'medium');
   let isBroken = false;

@@ -51,14 +51,15 @@ export async function rekeyHeader(
   const slotOf = (key: Secret) => openedSlot(copy, key, layout, doing);
   const store = (half: InnerCrashPoint) =>
     tellingDiskFull(doing, medium.header.path, () => writeBack(medium, copy, layout, half, doing));
-  if ((await slotOf(to)) === null) {
+  let kept = await slotOf(to);
+  if (kept === null) {
     if ((await slotOf(from)) === null) throw new NightlatchError('disk-wrong-key', { disk: disk.id });
     await addKey(copy, from, to, layout, doing);
-    if ((await slotOf(to)) === null) throw new Error(`${doing}: a key that was just added opens nothing`);
+    kept = await slotOf(to);
+    if (kept === null) throw new Error(`${doing}: a key that was just added opens nothing`);
     await store('encryptor.rekey.new-written');
     crashPoint('encryptor.rekey.added');
   }
-  const kept = await slotOf(to);
   for (const slot of layout.slots(await readFile(copy)) ?? []) {
     if (slot !== kept) {
       await run('cryptsetup', ['luksKillSlot', '-q', copy, String(slot)], { doing, timeoutMs: TIMEOUT_MS });

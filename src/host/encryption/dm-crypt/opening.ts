@@ -1,9 +1,9 @@
-import { stat } from 'node:fs/promises';
 import type { DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import { SECTOR } from '#core/sizes.ts';
+import { deviceNumber } from '#host/block-device.ts';
 import { run } from '#host/exec.ts';
 import type { Mappings } from './mappings.ts';
 import type { CryptTable } from './table.ts';
@@ -91,10 +91,4 @@ async function difference(
     if (actual !== value) return `its ${field} is ${actual} instead of ${value}`;
   }
   return null;
-}
-
-/** As the kernel writes it: see makedev(3) for the bits. */
-async function deviceNumber(path: HostPath): Promise<string> {
-  const { rdev } = await stat(path);
-  return `${(rdev >>> 8) & 0xfff}:${(rdev & 0xff) | ((rdev >>> 12) & 0xfff00)}`;
 }

@@ -12,8 +12,8 @@ export type Image = {
   readonly id: ImageId;
   readonly projectId: ProjectId;
   readonly name: string | null;
-  /** Only an `active` image has bytes. */
-  readonly status: 'queued' | 'saving' | 'active' | 'killed' | 'deleted';
+  /** Only an `active` image has bytes, and a `deactivated` one, of which nothing new is made. */
+  readonly status: 'queued' | 'saving' | 'active' | 'deactivated' | 'killed' | 'deleted';
   readonly visibility: ImageVisibility;
   readonly diskFormat: DiskFormat | null;
   readonly containerFormat: string | null;

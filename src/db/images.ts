@@ -170,9 +170,25 @@ export async function removeTag(db: Queryable, id: ImageId, tag: string): Promis
   return result.numUpdatedRows > 0n;
 }
 
+/** Gives an image that has one status another. Returns whether it had it. */
+export async function exchangeStatus(
+  db: Queryable,
+  id: ImageId,
+  from: Image['status'],
+  to: Image['status'],
+): Promise<boolean> {
+  const result = await db
+    .updateTable('images')
+    .set({ status: to, updated_at: new Date() })
+    .where('id', '=', id)
+    .where('status', '=', from)
+    .executeTakeFirst();
+  return result.numUpdatedRows > 0n;
+}
+
 /** Ids of images that have bytes. */
-export async function activeImageIds(db: Queryable): Promise<ImageId[]> {
-  const rows = await db.selectFrom('images').select('id').where('status', '=', 'active').execute();
+export async function storedImageIds(db: Queryable): Promise<ImageId[]> {
+  const rows = await db.selectFrom('images').select('id').where('status', 'in', ['active', 'deactivated']).execute();
   return rows.map((row) => row.id);
 }
 

@@ -103,7 +103,7 @@ type ImagesTable = {
   id: ImageId;
   project_id: ProjectId;
   name: string | null;
-  status: 'queued' | 'saving' | 'active' | 'killed' | 'deleted';
+  status: 'queued' | 'saving' | 'active' | 'deactivated' | 'killed' | 'deleted';
   visibility: 'private' | 'public' | 'shared' | 'community';
   disk_format: string | null;
   container_format: string | null;

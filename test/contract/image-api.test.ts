@@ -90,6 +90,26 @@ describe('an image', () => {
     assert.deepEqual(await readdir(lab.imageDirectory), []);
   });
 
+  it('is taken out of use and put back, and its bytes are given to nobody but an admin meanwhile', async () => {
+    const id = await createActive(lab.alice);
+    const act = async (action: string, token = lab.alice.token) =>
+      (await lab.call('POST', `${images}/${id}/actions/${action}`, { token })).statusCode;
+    const read = async (token: string) => (await lab.call('GET', `${images}/${id}/file`, { token })).statusCode;
+    assert.equal(await act('deactivate', lab.rita.token), 403);
+    assert.equal(await act('deactivate', lab.bob.token), 404);
+    assert.deepEqual([await act('deactivate'), await act('deactivate')], [204, 204]);
+    assert.equal((await show(lab.alice, id)).status, 'deactivated');
+    assert.deepEqual([await read(lab.alice.token), await read(lab.admin.token)], [403, 200]);
+    // A start of the service removes files that belong to no image.
+    await FileImageStore.open(lab.db, lab.imageDirectory);
+    assert.deepEqual([await act('reactivate'), await act('reactivate')], [204, 204]);
+    assert.deepEqual([(await show(lab.alice, id)).status, await read(lab.alice.token)], ['active', 200]);
+    const queued = await create(lab.alice);
+    const early = await lab.call('POST', `${images}/${queued}/actions/deactivate`, { token: lab.alice.token });
+    assert.equal(early.statusCode, 403);
+    await lab.call('DELETE', `${images}/${id}`, { token: lab.alice.token });
+  });
+
   it('takes one of two uploads at once', async () => {
     const id = await create(lab.alice);
     const both = await Promise.all([0, 1].map(() => upload(lab.alice, id, randomBytes(2_000_000))));

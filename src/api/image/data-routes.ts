@@ -32,7 +32,11 @@ export function dataRoutes(deps: ImageDependencies): FastifyPluginAsyncTypebox {
     app.get('/images/:id/file', reading, async (request, reply) => {
       const { image, context } = await imageOf(request, request.params.id, deps);
       enforce(imagePolicy, 'download_image', context);
-      if (image.status !== 'active') return reply.status(204).send();
+      if (image.status === 'deactivated' && !context.isAdmin) {
+        const reason = 'The requested image has been deactivated. Image data download is forbidden.';
+        throw new NightlatchError('refused', { reason });
+      }
+      if (image.status !== 'active' && image.status !== 'deactivated') return reply.status(204).send();
       const bytes = await (await deps.images.openImage(image.id)).open();
       reply.type('application/octet-stream').header('content-length', image.sizeBytes ?? 0);
       if (image.md5 !== null) reply.header('content-md5', image.md5);

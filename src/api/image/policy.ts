@@ -9,6 +9,8 @@ export const imagePolicy = {
   modify_image: 'project-member',
   delete_image: 'project-member',
   upload_image: 'project-member',
+  deactivate: 'project-member',
+  reactivate: 'project-member',
   publicize_image: 'admin',
   get_members: 'project-reader',
 } as const satisfies Policy<string>;

@@ -1,5 +1,6 @@
 import { requireToken } from '#api/auth.ts';
 import { catalogServices } from '#api/catalog.ts';
+import { actionRoutes } from '#api/image/action-routes.ts';
 import { dataRoutes } from '#api/image/data-routes.ts';
 import type { ImageDependencies } from '#api/image/dependencies.ts';
 import { discoveryRoutes } from '#api/image/discovery-routes.ts';
@@ -16,7 +17,8 @@ export function imageService(deps: ImageDependencies): ApiService {
     routes: async (app) => {
       requireToken(app, deps.identity);
       await app.register(discoveryRoutes(deps));
-      for (const routes of [imageRoutes, dataRoutes, tagRoutes]) await app.register(routes(deps), { prefix: '/v2' });
+      for (const routes of [imageRoutes, actionRoutes, dataRoutes, tagRoutes])
+        await app.register(routes(deps), { prefix: '/v2' });
     },
   };
 }

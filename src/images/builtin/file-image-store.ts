@@ -10,13 +10,13 @@ import { imageEncryption } from '#core/image-encryption.ts';
 import type { Database } from '#db/database.ts';
 import {
   abandonUpload,
-  activeImageIds,
   claimUpload,
   deletedImages,
   findImage,
   finishUpload,
   forgetImage,
   markImageDeleted,
+  storedImageIds,
 } from '#db/images.ts';
 import { saveStream } from '#images/builtin/save-stream.ts';
 import type { ImageBytes, ImageStore, ImageViewer } from '#images/image-store.ts';
@@ -57,7 +57,7 @@ export class FileImageStore implements ImageStore {
   static async open(db: Database, directory: string, options: FileImageStoreOptions = {}): Promise<FileImageStore> {
     await mkdir(directory, { recursive: true, mode: 0o700 });
     await abandonUpload(db);
-    const kept = new Set<string>(await activeImageIds(db));
+    const kept = new Set<string>(await storedImageIds(db));
     for (const name of await readdir(directory)) {
       const id = name.endsWith(PARTIAL) ? name.slice(0, -PARTIAL.length) : name;
       if (isUuid(id) && !kept.has(name)) await rm(join(directory, name), { force: true });
@@ -78,7 +78,7 @@ export class FileImageStore implements ImageStore {
 
   async openImage(id: ImageId): Promise<ImageBytes> {
     const image = await findImage(this.#db, id);
-    if (image?.status !== 'active') throw notFound('The data of image', id);
+    if (image?.status !== 'active' && image?.status !== 'deactivated') throw notFound('The data of image', id);
     const format = image.diskFormat === 'qcow2' ? 'qcow2' : 'raw';
     const isEncrypted = imageEncryption(image.properties) !== null;
     return { format, isEncrypted, open: () => this.#openFile(id) };

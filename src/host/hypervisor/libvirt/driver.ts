@@ -202,12 +202,15 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
     const has = async () => (await this.disks(serverId)).some(({ target }) => target === disk.target);
     // libvirt tells the disk by its target alone, and needs no key for it.
     const xml = diskXml({ ...disk, encryption: null });
+    const ask = () => this.#pool.call('detachDevice', [serverId, xml], { doing }).catch(ignoringUnplug);
     for (let askAt = 0; await has(); await delay(DETACH_POLL_MS)) {
       if (Date.now() > deadline) return false;
       if (Date.now() < askAt) continue;
-      await this.#pool.call('detachDevice', [serverId, xml], { doing }).catch(ignoringUnplugUnderWay);
+      await ask();
       askAt = Date.now() + DETACH_AGAIN_MS;
     }
+    // libvirt forgets a disk before QEMU has closed it. Another change of the domain waits until it has.
+    await ask();
     return true;
   }
 
@@ -307,7 +310,7 @@ function toState(libvirtState: number | null): DomainState {
 }
 
 /** The guest was asked before and has not answered; or it has, this moment. */
-function ignoringUnplugUnderWay(error: unknown): void {
+function ignoringUnplug(error: unknown): void {
   const isUnderWay = /in the process of unplug|device not found|no target device|DeviceNotFound/.test(
     describeError(error),
   );

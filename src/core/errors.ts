@@ -83,6 +83,7 @@ const catalogue = {
     retry: 'after-change',
     text: 'No valid backend was found. {reason}',
   },
+  'block-device': { status: 400, retry: 'after-change', text: 'Block Device Mapping is Invalid: {reason}' },
   'volume-elsewhere': {
     status: 400,
     retry: 'after-change',

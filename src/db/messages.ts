@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { Selectable } from 'kysely';
-import type { ProjectId } from '#core/ids.ts';
+import type { ProjectId, VolumeId } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
 
@@ -42,6 +42,12 @@ export async function listMessages(db: Queryable, projectId: ProjectId): Promise
     .orderBy('created_at', 'desc')
     .orderBy('id')
     .execute();
+}
+
+/** What a project was last told about this volume; null: nothing. */
+export async function failureOf(db: Queryable, volumeId: VolumeId): Promise<string | null> {
+  const told = db.selectFrom('messages').select('user_message').where('resource_uuid', '=', volumeId);
+  return (await told.orderBy('created_at', 'desc').executeTakeFirst())?.user_message ?? null;
 }
 
 export async function findMessage(db: Queryable, id: string): Promise<Message | null> {

@@ -53,9 +53,15 @@ export async function updateVolume(db: Queryable, id: VolumeId, change: VolumeCh
 
 /** The volume, which nobody else changes until the transaction ends. @throws not-found when there is none. */
 export async function lockVolume(tx: Queryable, id: VolumeId): Promise<Volume> {
-  const volume = await tx.selectFrom('volumes').selectAll().where('id', '=', id).forUpdate().executeTakeFirst();
-  if (!volume || volume.deleted_at !== null) throw notFound('Volume', id);
+  const volume = await lockVolumeIfThere(tx, id);
+  if (volume === null) throw notFound('Volume', id);
   return volume;
+}
+
+/** As `lockVolume`; null: there is none, or it is deleted. */
+export async function lockVolumeIfThere(tx: Queryable, id: VolumeId): Promise<Volume | null> {
+  const volume = await tx.selectFrom('volumes').selectAll().where('id', '=', id).forUpdate().executeTakeFirst();
+  return volume && volume.deleted_at === null ? volume : null;
 }
 
 /**
@@ -75,11 +81,21 @@ export async function claimVolume(
     const volume = await lockVolume(tx, id);
     checkVolumeAction(action, { id, status: volume.status, isBusy: volume.operation !== null });
     await plan(tx, volume);
-    const { during } = volumeActions[action];
-    const status = during === null ? {} : { status: during, previous_status: volume.status };
-    const change = { ...status, operation: JSON.stringify(operation), updated_at: new Date() };
-    return await tx.updateTable('volumes').set(change).where('id', '=', id).returningAll().executeTakeFirstOrThrow();
+    return await beginOnVolume(tx, volume, action, operation);
   });
+}
+
+/** As `claimVolume`, of a volume that the transaction has locked and whose status its caller has judged. */
+export async function beginOnVolume(
+  tx: Queryable,
+  { id, status }: Volume,
+  action: VolumeAction,
+  operation: PendingOperation,
+): Promise<Volume> {
+  const { during } = volumeActions[action];
+  const statuses = during === null ? {} : { status: during, previous_status: status };
+  const change = { ...statuses, operation: JSON.stringify(operation), updated_at: new Date() };
+  return await tx.updateTable('volumes').set(change).where('id', '=', id).returningAll().executeTakeFirstOrThrow();
 }
 
 /**

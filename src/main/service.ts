@@ -177,8 +177,8 @@ function buildServices(
 ): FastifyInstance {
   const identity = new BuiltinIdentity(db, { tokenLifetimeSeconds: config.token.expiration });
   const publicUrl = config.api.public_url === '' ? null : config.api.public_url;
-  const services = Object.values(catalogServices);
   const defaultVolumeType = config.DEFAULT.default_volume_type;
+  const services = Object.values(catalogServices);
   return buildApi({
     services: [
       identityService({ db, identity, services, region: REGION, publicUrl }),

@@ -2,27 +2,23 @@ import { crashPoint } from '#core/crash-point.ts';
 import type { Disk, DiskContent } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { ImageId, SnapshotId, VolumeId } from '#core/ids.ts';
+import type { Queryable } from '#db/database.ts';
 import { disksOf, updateDisk } from '#db/disks.ts';
 import { lockPlacement } from '#db/hosts.ts';
+import { insertMessage } from '#db/messages.ts';
 import type { PendingOperation } from '#db/schema.ts';
 import { snapshotReaders } from '#db/snapshots.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
 import { listPools } from '#db/volume-pools.ts';
 import { findVolumeType } from '#db/volume-types.ts';
-import { readersOf, updateVolume, type Volume } from '#db/volumes.ts';
+import { lockVolume, readersOf, releaseVolume, updateVolume, type Volume } from '#db/volumes.ts';
 import type { DiskKeys } from '#host/host-agent.ts';
 import { imageKeyOf, loadIfPlaced, type OperationContext, serverSpec } from '#operations/context.ts';
-import type { Operation, Step } from '#operations/engine.ts';
-import {
-  failVolume,
-  finishVolume,
-  needPlacedDisk,
-  needVolume,
-  placedDiskOf,
-  type VolumeInput,
-} from '#operations/volume-context.ts';
+import type { Failure, Operation, Step } from '#operations/engine.ts';
+import { hostOfVolumes } from '#operations/server-volumes.ts';
+import { failVolume, needPlacedDisk, needVolume, placedDiskOf, type VolumeInput } from '#operations/volume-context.ts';
 import { destroyVolumeDisk, storeVolumeKey } from '#operations/volume-steps.ts';
-import { chooseBackend } from '#placement/choose-backend.ts';
+import { chooseBackend, type VolumeDemand } from '#placement/choose-backend.ts';
 
 /** The extra spec of a volume type that says what a clone of an encrypted volume gets anew. */
 export const CLONE_KEY = 'nightlatch:clone_key';
@@ -38,7 +34,7 @@ export const CLONE_KEY = 'nightlatch:clone_key';
  * | store-key   | its secret is stored, `key-stored`                  | secret destroyed              | keeps the secret   |
  * | cache-image | the image it is made from is on the host            | none: a cache                 | finds it there     |
  * | create-disk | medium made, formatted and filled, locked           | header overwritten, medium gone | starts over      |
- * | finish      | available                                           | –                             | same               |
+ * | finish      | available; attaching, when it is made for a server  | –                             | same               |
  */
 export function createVolume(context: OperationContext): Operation<VolumeInput> {
   return {
@@ -55,11 +51,34 @@ export function createVolume(context: OperationContext): Operation<VolumeInput> 
       createDisk(context),
       {
         name: 'finish',
-        run: (input) => finishVolume(context, input, { status: 'available', launched_at: new Date() }),
+        run: (input) => finishCreated(context, input),
       },
     ],
-    failed: (input) => failVolume(context, input, 'error'),
+    failed: (input, failure) => failCreated(context, input, failure),
   };
+}
+
+/** A server that it is made for takes it from here; until then nobody else can. */
+async function finishCreated({ db }: OperationContext, { volumeId, operationId }: VolumeInput): Promise<void> {
+  await db.transaction().execute(async (tx) => {
+    await lockVolume(tx, volumeId);
+    const status = (await attachmentOf(tx, volumeId))?.server_id ? 'attaching' : 'available';
+    await releaseVolume(tx, volumeId, operationId, { status, launched_at: new Date() });
+  });
+}
+
+async function failCreated(context: OperationContext, input: VolumeInput, failure: Failure): Promise<void> {
+  const { project_id } = await needVolume(context, input.volumeId);
+  await insertMessage(context.db, {
+    project_id,
+    request_id: input.requestId,
+    resource_type: 'VOLUME',
+    resource_uuid: input.volumeId,
+    // Cinder's numbers: "schedule allocate volume"; "no backend available", and "unknown error".
+    event: failure.code === 'no-valid-backend' ? '001_003' : '001_001',
+    text: failure.message,
+  });
+  await failVolume(context, input, 'error');
 }
 
 /** Of several that read one source, each waits for those begun before it: their leases and unlocks do not mix. */
@@ -93,13 +112,20 @@ async function place(context: OperationContext, volumeId: VolumeId): Promise<voi
       sizeGib: volume.size_gib,
       format: disk.encryption,
       extraSpecs: type?.extra_specs ?? {},
-      near: from?.host ? { host: from.host, backend: from.backend } : null,
+      near: from?.host ? { host: from.host, backend: from.backend } : await besideCompanions(tx, volumeId),
     });
     if (!chosen) throw new NightlatchError('no-valid-backend', { reason });
     const { host, backend } = chosen;
     await updateDisk(tx, disk.id, { host, backend: backend.name, storage: backend.storage });
     await updateVolume(tx, volumeId, { host, backend: backend.name });
   });
+}
+
+/** The volumes of one server lie on one host. Null: it is made for no server, or is the first of its volumes. */
+async function besideCompanions(tx: Queryable, volumeId: VolumeId): Promise<VolumeDemand['near']> {
+  const serverId = (await attachmentOf(tx, volumeId))?.server_id ?? null;
+  const host = serverId === null ? null : await hostOfVolumes(tx, serverId);
+  return host === null ? null : { host, backend: null };
 }
 
 /** The disk that a volume is made from; null: from none. */

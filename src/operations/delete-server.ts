@@ -1,10 +1,8 @@
 import { imagesToKeep } from '#db/disks.ts';
 import { findServer, releaseServer } from '#db/servers.ts';
-import { attachmentsToServer, endAttachment } from '#db/volume-attachments.ts';
-import { lockVolume, updateVolume } from '#db/volumes.ts';
 import { faultOf, loadIfPlaced, type OperationContext, type ServerInput } from '#operations/context.ts';
-import { beginVolumeDeletion } from '#operations/delete-volume.ts';
 import type { Operation } from '#operations/engine.ts';
+import { letVolumesGo } from '#operations/let-volumes-go.ts';
 import { destroyDisks, stopGuest, takeOver } from '#operations/steps.ts';
 
 /**
@@ -35,20 +33,6 @@ export function deleteServer(context: OperationContext): Operation<ServerInput> 
       await releaseServer(context.db, input.serverId, input.operationId, change);
     },
   };
-}
-
-/** The guest is gone and its volumes are locked. One that another operation is about is given back by that. */
-async function letVolumesGo(context: OperationContext, { serverId, requestId }: ServerInput): Promise<void> {
-  for (const { id, volume_id, delete_on_termination } of await attachmentsToServer(context.db, serverId)) {
-    const isFree = await context.db.transaction().execute(async (tx) => {
-      const volume = await lockVolume(tx, volume_id);
-      await endAttachment(tx, id);
-      if (volume.operation !== null) return false;
-      await updateVolume(tx, volume_id, { status: 'available', previous_status: null });
-      return true;
-    });
-    if (isFree && delete_on_termination) await beginVolumeDeletion(context, volume_id, requestId, 'delete');
-  }
 }
 
 async function forget(context: OperationContext, { serverId, operationId, requestId }: ServerInput): Promise<void> {

@@ -27,6 +27,7 @@ import { rescueServer, unrescueServer } from '#operations/rescue-server.ts';
 import { confirmResize, resizeServer, revertResize } from '#operations/resize-server.ts';
 import { resumeServer } from '#operations/resume-server.ts';
 import type { ImageRequest, Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
+import { planServerVolumes } from '#operations/server-volumes.ts';
 import { shelveServer } from '#operations/shelve-server.ts';
 import { suspendServer } from '#operations/suspend-server.ts';
 import { unshelveServer } from '#operations/unshelve-server.ts';
@@ -97,7 +98,7 @@ export class DurableServerOperations implements ServerOperations {
   async create(request: ServerRequest, requester: Requester): Promise<Server> {
     const id = newId<ServerId>();
     const operation = pending('create-server', id, requester.requestId, null);
-    const server = await this.#context.db.transaction().execute(async (tx) => {
+    const { server, begun } = await this.#context.db.transaction().execute(async (tx) => {
       const inserted = await insertServer(tx, {
         ...serverColumns(request, requester),
         id,
@@ -110,10 +111,10 @@ export class DurableServerOperations implements ServerOperations {
         updated_at: new Date(),
       });
       await insertDisks(tx, newDisks(id, request, requester));
-      return inserted;
+      return { server: inserted, begun: await planServerVolumes(tx, id, request, requester) };
     });
     crashPoint('operations.recorded');
-    await this.#engine.start(operation.name, operation.id, operation.input);
+    for (const { name, id, input } of [...begun, operation]) await this.#engine.start(name, id, input);
     return server;
   }
 
@@ -207,7 +208,7 @@ export function serverColumns(request: ServerRequest, requester: Requester) {
     user_id: requester.userId,
     name: request.name,
     description: request.description,
-    image_id: request.image.id,
+    image_id: request.image?.id ?? null,
     flavor: JSON.stringify(request.flavor),
     metadata: JSON.stringify(request.metadata),
     tags: [...request.tags],
@@ -227,7 +228,7 @@ export function serverColumns(request: ServerRequest, requester: Requester) {
 /** The rows of a new server's disks; where they go is still to be chosen. */
 function newDisks(serverId: ServerId, request: ServerRequest, requester: Requester): NewDisk[] {
   const { flavor, image, intent, configDrive } = request;
-  const wanted = { flavor, imageId: image.id, imageBytes: image.virtualSizeBytes, configDrive };
+  const wanted = { flavor, imageId: image?.id ?? null, imageBytes: image?.virtualSizeBytes ?? 0, configDrive };
   return plannedDisks(wanted).map(({ role, ordinal, sizeBytes, imageId }) => ({
     id: newId<DiskId>(),
     owner_id: serverId,

@@ -10,7 +10,6 @@ import {
   type TransferId,
   type VolumeId,
 } from '#core/ids.ts';
-import { GIB } from '#core/sizes.ts';
 import { isTransferKey, makeTransferKey } from '#core/transfer-key.ts';
 import { backupStatuses, checkVolumeAction, snapshotStatuses } from '#core/volume.ts';
 import { type Backup, claimBackup, countDependents, findBackup, insertBackup, latestBackup } from '#db/backups.ts';
@@ -21,7 +20,7 @@ import { lockServer, type Server } from '#db/servers.ts';
 import { claimSnapshotForDeletion, insertSnapshot, type Snapshot, snapshotsOf } from '#db/snapshots.ts';
 import { type Attachment, attachmentOf, insertAttachment, updateAttachment } from '#db/volume-attachments.ts';
 import { endTransfer, findTransfer, insertTransfer, type Transfer } from '#db/volume-transfers.ts';
-import { claimVolume, findVolume, insertVolume, lockVolume, updateVolume, type Volume } from '#db/volumes.ts';
+import { claimVolume, findVolume, lockVolume, updateVolume, type Volume } from '#db/volumes.ts';
 import { acceptTransfer } from '#operations/accept-transfer.ts';
 import { attachVolume, detachVolume } from '#operations/attach-volume.ts';
 import type { OperationContext } from '#operations/context.ts';
@@ -32,6 +31,7 @@ import { beginVolumeDeletion, deleteVolume } from '#operations/delete-volume.ts'
 import { freeDevice } from '#operations/device-names.ts';
 import type { Engine, Operation } from '#operations/engine.ts';
 import { extendVolume } from '#operations/extend-volume.ts';
+import { checkCanBeRead, pendingOnVolume, planVolume } from '#operations/plan-volume.ts';
 import { rekeyVolume } from '#operations/rekey-volume.ts';
 import { restoreBackup } from '#operations/restore-backup.ts';
 import type { Requester } from '#operations/server-operations.ts';
@@ -90,14 +90,9 @@ export class DurableVolumeOperations implements VolumeOperations {
   }
 
   async create(request: VolumeRequest, requester: Requester, admit: Admit): Promise<Volume> {
-    const id = newId<VolumeId>();
-    const operation = pendingOnVolume('create-volume', { volumeId: id, requestId: requester.requestId });
-    const volume = await this.#context.db.transaction().execute(async (tx) => {
+    const { volume, operation } = await this.#context.db.transaction().execute(async (tx) => {
       await admit(tx);
-      await checkSource(tx, request);
-      const inserted = await insertVolume(tx, { ...volumeColumns(request, requester), id, ...beginning(operation) });
-      await insertDisks(tx, [newDisk({ ...request, ...requester, ownerId: id, role: 'volume' })]);
-      return inserted;
+      return await planVolume(tx, request, requester);
     });
     await this.#begin(operation);
     return volume;
@@ -357,12 +352,6 @@ export class DurableVolumeOperations implements VolumeOperations {
   }
 }
 
-function pendingOnVolume(name: string, particulars: Omit<VolumeInput, 'operationId'>): PendingOperation {
-  const id = `${name}:${newId()}`;
-  const input: VolumeInput = { ...particulars, operationId: id };
-  return { id, name, input };
-}
-
 function pendingOnSnapshot(name: string, particulars: Omit<SnapshotInput, 'operationId'>): PendingOperation {
   const id = `${name}:${newId()}`;
   const input: SnapshotInput = { ...particulars, operationId: id };
@@ -388,70 +377,6 @@ function diskBeside(
     other_secret_id: null,
   } as const;
   return { ...like, ...own, ...fresh };
-}
-
-function beginning(operation: PendingOperation) {
-  return { status: 'creating', operation: JSON.stringify(operation), updated_at: new Date() } as const;
-}
-
-function volumeColumns(request: VolumeRequest, { projectId, userId }: Requester) {
-  return {
-    project_id: projectId,
-    user_id: userId,
-    name: request.name,
-    description: request.description,
-    size_gib: request.sizeGib,
-    volume_type_id: request.volumeTypeId,
-    encryption: request.encryption === null ? null : JSON.stringify(request.encryption),
-    availability_zone: request.availabilityZone,
-    metadata: JSON.stringify(request.metadata),
-    image_metadata: request.imageMetadata === null ? null : JSON.stringify(request.imageMetadata),
-    bootable: request.bootable,
-    source: JSON.stringify(request.source),
-    host: null,
-    backend: null,
-  };
-}
-
-/** The row of a volume's disk; where it goes is still to be chosen. */
-function newDisk({
-  ownerId,
-  role,
-  sizeGib,
-  format,
-  source,
-  projectId,
-}: Pick<VolumeRequest, 'sizeGib' | 'format' | 'source'> &
-  Pick<Requester, 'projectId'> & { readonly ownerId: VolumeId; readonly role: 'volume' }) {
-  return {
-    id: newId<DiskId>(),
-    owner_id: ownerId,
-    project_id: projectId,
-    role,
-    ordinal: 0,
-    size_bytes: sizeGib * GIB,
-    storage: null,
-    encrypted: format !== null,
-    encryption: format,
-    image_id: source.kind === 'image' ? (source.id as never) : null,
-    host: null,
-    backend: null,
-    state: 'absent',
-    secret_id: null,
-  } as const;
-}
-
-/** Looked at again where nobody can change it: until the new volume's row is there, its source might go. */
-async function checkSource(tx: Queryable, { source }: VolumeRequest): Promise<void> {
-  if (source.kind === 'volume') checkCanBeRead(await lockVolume(tx, source.id as VolumeId), true);
-}
-
-/** @throws volume-state. */
-function checkCanBeRead(volume: Volume, evenInUse: boolean): void {
-  const allowed = evenInUse ? ['available', 'in-use'] : ['available'];
-  if (allowed.includes(volume.status) && volume.operation === null) return;
-  const details = { volume: volume.id, action: 'copy', allowed: allowed.join(' or '), status: volume.status };
-  throw new NightlatchError('volume-state', details);
 }
 
 function checkAttachable(server: Server, volume: Volume, projectId: string): void {

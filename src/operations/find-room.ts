@@ -5,8 +5,8 @@ import { type Host, hostUse, isUp, listHosts, lockPlacement } from '#db/hosts.ts
 import { type Candidate, chooseHost, type Demand } from '#placement/choose-host.ts';
 
 /**
- * Chooses a host that is up, with room for all of `demand`. `placed`: the room is for this server and must be on its host; its CPUs
- * and memory there are asked for again, its disks are not. For a transaction that also writes down what takes the room:
+ * Chooses a host that is up, with room for all of `demand`. `placed`: the room is for this server and must be on this host; CPUs
+ * and memory that it has there are asked for again, its disks are not. For a transaction that also writes down what takes the room:
  * until it ends nobody else is given any.
  * *Throws* no-valid-host.
  */

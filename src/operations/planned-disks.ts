@@ -13,7 +13,7 @@ export type PlannedDisk = {
   readonly imageId: ImageId | null;
 };
 
-/** Those that flavor and request call for. Nova names the same ones. */
+/** Those that flavor and request call for. Nova names the same ones. A server without an image boots from a volume. */
 export function plannedDisks(wanted: {
   readonly flavor: Pick<ServerFlavor, 'rootGib' | 'ephemeralGib' | 'swapMib'>;
   readonly imageId: ImageId | null;
@@ -24,7 +24,7 @@ export function plannedDisks(wanted: {
   const disk = (role: DiskRole, sizeBytes: number): PlannedDisk => ({ role, ordinal: 0, sizeBytes, imageId: null });
   const rootBytes = flavor.rootGib > 0 ? flavor.rootGib * GIB : roundUpToSector(imageBytes);
   return [
-    { ...disk('root', rootBytes), imageId },
+    ...(imageId === null ? [] : [{ ...disk('root', rootBytes), imageId }]),
     ...(flavor.ephemeralGib > 0 ? [disk('ephemeral', flavor.ephemeralGib * GIB)] : []),
     ...(flavor.swapMib > 0 ? [disk('swap', flavor.swapMib * MIB)] : []),
     ...(configDrive ? [disk('config-drive', CONFIG_DRIVE_BYTES)] : []),

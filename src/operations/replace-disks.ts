@@ -100,9 +100,9 @@ function demandOf(server: Server, coming: readonly ComingDisk[]) {
 }
 
 /** The roles of the disks that a server has while its guest can run. */
-export function wantedRoles(server: Pick<Server, 'flavor' | 'config_drive'>): ReadonlySet<DiskRole> {
-  const { flavor, config_drive: configDrive } = server;
-  return new Set(plannedDisks({ flavor, imageId: null, imageBytes: 0, configDrive }).map(({ role }) => role));
+export function wantedRoles(server: Pick<Server, 'flavor' | 'config_drive' | 'image_id'>): ReadonlySet<DiskRole> {
+  const { flavor, config_drive: configDrive, image_id: imageId } = server;
+  return new Set(plannedDisks({ flavor, imageId, imageBytes: 0, configDrive }).map(({ role }) => role));
 }
 
 /**

@@ -1,20 +1,35 @@
 import type { Duplex } from 'node:stream';
 import type { EncryptionIntent } from '#core/encryption-intent.ts';
-import type { ImageId, ProjectId, ServerId, UserId } from '#core/ids.ts';
+import type { ImageId, ProjectId, ServerId, UserId, VolumeId } from '#core/ids.ts';
 import type { ServerAction } from '#core/server.ts';
 import type { ServerFlavor } from '#db/schema.ts';
 import type { Server, ServerReplacement } from '#db/servers.ts';
 import type { Particulars } from '#operations/context.ts';
+import type { Admit, VolumeRequest } from '#operations/volume-operations.ts';
 
 /** Who asks, for the audit trail. */
 export type Requester = { readonly userId: UserId; readonly projectId: ProjectId; readonly requestId: string };
+
+/** A volume that a new server is to have: one that is there, or one that is made for it. */
+export type ServerVolume = {
+  readonly from:
+    | { readonly kind: 'volume'; readonly id: VolumeId }
+    | { readonly kind: 'new'; readonly request: VolumeRequest; readonly admit: Admit };
+  /** 0: the server boots from it. Null: it never does. */
+  readonly bootIndex: number | null;
+  /** The device name that was wished for, as /dev/vdb; null: none. */
+  readonly device: string | null;
+  readonly deleteOnTermination: boolean;
+};
 
 /** A server as a user asked for it, already judged: flavor and image exist and fit, intent is free of conflict. */
 export type ServerRequest = {
   readonly name: string;
   readonly description: string | null;
   readonly flavor: ServerFlavor;
-  readonly image: { readonly id: ImageId; readonly virtualSizeBytes: number };
+  /** What its root disk is made from; null: it has none, and boots from a volume. */
+  readonly image: { readonly id: ImageId; readonly virtualSizeBytes: number } | null;
+  readonly volumes: readonly ServerVolume[];
   readonly intent: EncryptionIntent;
   readonly metadata: Readonly<Record<string, string>>;
   readonly tags: readonly string[];
@@ -44,7 +59,10 @@ export type ImageRequest = {
 
 /** What the API may set going. Each call returns as soon as the operation is durable; it goes on by itself. */
 export interface ServerOperations {
-  /** Rows of the server and its disks and the pending operation, in one transaction. */
+  /**
+   * Rows of the server, its disks and its volumes and the pending operations, in one transaction.
+   * *Throws* block-device (400) for a volume that cannot be had; what `admit` of a volume throws.
+   */
   create(request: ServerRequest, requester: Requester): Promise<Server>;
 
   /**

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { NightlatchError } from '#core/errors.ts';
+import { type ImageId, newId } from '#core/ids.ts';
 import { checkGrowsOnly } from '#core/resize.ts';
 import { GIB, MIB } from '#core/sizes.ts';
 import type { DiskRow } from '#db/disks.ts';
@@ -16,7 +17,7 @@ type Sizes = { rootGib: number; ephemeralGib: number; swapMib: number };
 const IMAGE_BYTES = 3 * MIB;
 
 const disksOf = (flavor: Sizes, imageBytes = IMAGE_BYTES) =>
-  plannedDisks({ flavor, imageId: null, imageBytes, configDrive: true });
+  plannedDisks({ flavor, imageId: newId<ImageId>(), imageBytes, configDrive: true });
 const asRows = (disks: readonly PlannedDisk[]) =>
   disks.map(({ role, ordinal, sizeBytes }) => ({ role, ordinal, size_bytes: sizeBytes }) as DiskRow);
 const roles = (disks: readonly PlannedDisk[]) => disks.map(({ role }) => role);
@@ -42,6 +43,12 @@ test('disks that hold data are replaced all or none, and swap when its size chan
       assert.ok(!replaced(from, to).includes('config-drive'));
     }),
   );
+});
+
+test('a server that boots from a volume has no root disk', () => {
+  const flavor = { rootGib: 1, ephemeralGib: 1, swapMib: 8 };
+  const wanted = plannedDisks({ flavor, imageId: null, imageBytes: 0, configDrive: true });
+  assert.deepEqual(roles(wanted), ['ephemeral', 'swap', 'config-drive']);
 });
 
 test('what a guest may have written is never cut off', () => {

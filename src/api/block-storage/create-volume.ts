@@ -13,7 +13,7 @@ import { volumeFormat } from '#core/volume-encryption.ts';
 import { checkQuota } from '#db/volume-quotas.ts';
 import { findVolumeTypeNamed, holdVolumeType, type VolumeType } from '#db/volume-types.ts';
 import type { Volume } from '#db/volumes.ts';
-import type { VolumeRequest } from '#operations/volume-operations.ts';
+import type { Admit, VolumeRequest } from '#operations/volume-operations.ts';
 
 export const AVAILABILITY_ZONE = 'nova';
 const MAX_SIZE_GIB = 2 ** 31 - 1;
@@ -39,6 +39,23 @@ export async function createVolume(
   context: RequestContext,
   services: BlockStorageServices,
 ): Promise<Volume> {
+  const { wanted, admit } = await judgeVolume(asked, context, services);
+  request.log.debug({ size: wanted.sizeGib }, 'creating a volume');
+  return await services.volumes.create(wanted, context, admit);
+}
+
+/** What a judgement depends on. */
+export type VolumeJudges = Pick<BlockStorageServices, 'db' | 'images' | 'defaultVolumeType'>;
+
+/**
+ * Judges a request for a volume. `admit` has to be called in the transaction that writes the volume's row.
+ * @throws as `createVolume`.
+ */
+export async function judgeVolume(
+  asked: CreateVolume,
+  context: RequestContext,
+  services: VolumeJudges,
+): Promise<{ readonly wanted: VolumeRequest; readonly admit: Admit }> {
   if (asked.multiattach != null && toBoolean(asked.multiattach)) {
     throw badRequest('Volumes that are attached to several servers at once are not served.');
   }
@@ -65,14 +82,14 @@ export async function createVolume(
     bootable: origin.bootable,
     source: origin.source,
   };
-  request.log.debug({ size: sizeGib }, 'creating a volume');
   const more = { volumes: 1, gigabytes: sizeGib };
-  return await services.volumes.create(wanted, context, async (tx) => {
+  const admit: Admit = async (tx) => {
     // Held, so that its encryption is what was read, until the volume says that the type is in use.
     const held = await holdVolumeType(tx, type.id);
     if (!held || held.encryption?.id !== type.encryption?.id) throw notFound('Volume type', type.name);
     await checkQuota(tx, context.projectId, { kind: 'volume', more, volumeType: type.name, volumeGib: sizeGib });
-  });
+  };
+  return { wanted, admit };
 }
 
 const BLANK: Origin = {
@@ -84,7 +101,7 @@ const BLANK: Origin = {
   mustEncrypt: false,
 };
 
-async function originOf(asked: CreateVolume, context: RequestContext, services: BlockStorageServices): Promise<Origin> {
+async function originOf(asked: CreateVolume, context: RequestContext, services: VolumeJudges): Promise<Origin> {
   const imageRef = asked.imageRef ?? asked.image_id ?? null;
   const named = [asked.snapshot_id, asked.source_volid, imageRef, asked.backup_id].filter((id) => id != null);
   if (named.length > 1) {
@@ -99,7 +116,7 @@ async function originOf(asked: CreateVolume, context: RequestContext, services: 
   return BLANK;
 }
 
-async function fromSnapshot(id: string, context: RequestContext, { db }: BlockStorageServices): Promise<Origin> {
+async function fromSnapshot(id: string, context: RequestContext, { db }: VolumeJudges): Promise<Origin> {
   const snapshot = await getSnapshot(db, id, context);
   if (snapshot.status !== 'available') {
     const details = { snapshot: id, action: 'create a volume from', allowed: 'available', status: snapshot.status };
@@ -117,7 +134,7 @@ async function fromSnapshot(id: string, context: RequestContext, { db }: BlockSt
   };
 }
 
-async function fromVolume(id: string, context: RequestContext, { db }: BlockStorageServices): Promise<Origin> {
+async function fromVolume(id: string, context: RequestContext, { db }: VolumeJudges): Promise<Origin> {
   const volume = await getVolume(db, id, context);
   return { ...likeVolume(volume), source: { kind: 'volume', id: volume.id }, sizeGib: volume.size_gib };
 }
@@ -131,7 +148,7 @@ async function fromImage(
   id: string,
   size: CreateVolume['size'],
   context: RequestContext,
-  { images }: BlockStorageServices,
+  { images }: VolumeJudges,
 ): Promise<Origin> {
   const image = await images.find(id as ImageId, context);
   if (!image) throw badRequest(`Invalid image identifier or unable to access requested image.`);
@@ -195,7 +212,7 @@ async function typeOf(
   { volume_type: asked }: CreateVolume,
   { typeId, imageMetadata, source }: Origin,
   { projectId, isAdmin }: RequestContext,
-  { db, defaultVolumeType }: BlockStorageServices,
+  { db, defaultVolumeType }: VolumeJudges,
 ): Promise<VolumeType> {
   const byImage = source.kind === 'image' ? imageMetadata?.cinder_img_volume_type : undefined;
   const name = asked || (typeId ?? byImage ?? defaultVolumeType);

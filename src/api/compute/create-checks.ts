@@ -1,8 +1,7 @@
 import type { FastifyRequest } from 'fastify';
 import { allowed } from '#api/compute/policy.ts';
-import type { BlockDevice, CreateServer } from '#api/compute/server-schemas.ts';
+import type { CreateServer } from '#api/compute/server-schemas.ts';
 import { badRequest } from '#core/errors.ts';
-import { isUuid } from '#core/ids.ts';
 
 /** The availability zone that every host is in. */
 export const AVAILABILITY_ZONE = 'nova';
@@ -26,30 +25,4 @@ export function refuseUnserved(body: CreateServer, request: FastifyRequest): voi
   if ((asked.personality ?? []).length > 0) {
     throw badRequest('Files are not injected into servers. Bring them in by user_data.');
   }
-  for (const device of asked.block_device_mapping_v2 ?? []) refuseUnservedDevice(device, asked.imageRef ?? '');
-  if ((asked.block_device_mapping ?? []).length > 0) throw noVolumes();
-}
-
-/** The image to boot from. @throws bad-request (400). */
-export function imageIdFrom(asked: CreateServer['server']): string {
-  const id = asked.imageRef ?? '';
-  if (id === '') throw badRequest('Invalid imageRef provided. Servers boot from images; volumes are not served yet.');
-  if (!isUuid(id)) throw badRequest("Invalid input for field/attribute imageRef: it is not a 'uuid'.");
-  return id;
-}
-
-/** Clients spell the boot from an image out as a block device; that is the one device there may be. */
-function refuseUnservedDevice(device: BlockDevice, imageId: string): void {
-  const isBootImage =
-    device.source_type === 'image' &&
-    device.destination_type === 'local' &&
-    Number(device.boot_index) === 0 &&
-    (device.uuid ?? device.image_id) === imageId;
-  if (!isBootImage) throw noVolumes();
-}
-
-function noVolumes(): Error {
-  return badRequest(
-    'Block Device Mapping is Invalid: volumes are not served yet. A server has a root disk made from its image, and the ephemeral and swap disks of its flavor.',
-  );
 }

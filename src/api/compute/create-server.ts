@@ -1,9 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import type { FastifyRequest } from 'fastify';
 import type { RequestContext } from '#api/auth.ts';
+import { devicesFrom } from '#api/compute/block-devices.ts';
 import { type BootImage, getBootImage } from '#api/compute/boot-image.ts';
+import { type JudgedVolume, judgeDevice } from '#api/compute/boot-volumes.ts';
 import { checkFit, getChosenFlavor } from '#api/compute/chosen-flavor.ts';
-import { imageIdFrom, refuseUnserved } from '#api/compute/create-checks.ts';
+import { refuseUnserved } from '#api/compute/create-checks.ts';
 import { addressFrom, userDataFrom } from '#api/compute/fields.ts';
 import { has } from '#api/compute/microversions.ts';
 import { allowed } from '#api/compute/policy.ts';
@@ -15,7 +17,7 @@ import { resolveEncryptionIntent } from '#core/encryption-intent.ts';
 import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
 import type { ServerFlavor } from '#db/schema.ts';
 import type { Server } from '#db/servers.ts';
-import type { ServerRequest } from '#operations/server-operations.ts';
+import type { ServerRequest, ServerVolume } from '#operations/server-operations.ts';
 
 /** Nobody asks for more servers than this in one request. */
 const MAX_COUNT = 100;
@@ -47,10 +49,11 @@ export async function createServers(
   const network = networkFrom(request, asked);
   refuseUnserved(body, request);
   const flavor = await getChosenFlavor(services.db, String(asked.flavorRef), context);
-  const image = await getBootImage(services.images, imageIdFrom(asked), context);
-  checkFit(flavor, image);
-  if (flavor.rootGib === 0) allowed(request, 'os_compute_api:servers:create:zero_disk_flavor');
-  const prototype = prototypeFrom(asked, flavor, image, network);
+  const boot = await bootFrom(request, asked, flavor, context, services);
+  if (maxCount > 1 && boot.volumes.some(({ from }) => from.kind === 'volume')) {
+    throw badRequest('Cannot attach one or more volumes to multiple instances');
+  }
+  const prototype = prototypeFrom(asked, flavor, boot, network);
   const servers = await createEach(prototype, { minCount, maxCount }, context, services);
   return {
     server: servers[0],
@@ -61,24 +64,67 @@ export async function createServers(
   };
 }
 
+/** What a server boots from and which volumes it has. */
+type Boot = {
+  readonly image: BootImage | null;
+  readonly volumes: readonly ServerVolume[];
+  /** Of the image, or of what its volume was made from. */
+  readonly properties: Readonly<Record<string, string>>;
+  /** A volume is encrypted, so that what the guest knows of it must not lie in clear elsewhere. */
+  readonly encrypted: boolean;
+};
+
+async function bootFrom(
+  request: FastifyRequest,
+  asked: Asked,
+  flavor: ServerFlavor,
+  context: RequestContext,
+  services: ComputeServices,
+): Promise<Boot> {
+  const devices = devicesFrom(request, asked, flavor);
+  const root = devices.find(({ bootIndex }) => bootIndex === 0);
+  if (!root) throw badRequest('Invalid imageRef provided.');
+  const image = root.destination === 'local' ? await getBootImage(services.images, root.id, context) : null;
+  if (image) {
+    checkFit(flavor, image);
+    if (flavor.rootGib === 0) allowed(request, 'os_compute_api:servers:create:zero_disk_flavor');
+  }
+  const judged: JudgedVolume[] = [];
+  for (const device of devices.filter(({ destination }) => destination === 'volume')) {
+    judged.push(await judgeDevice(device, context, services));
+  }
+  const facts = judged.find(({ volume }) => volume.bootIndex === 0)?.imageMetadata ?? {};
+  if (flavor.ramMib < Number(facts.min_ram ?? 0)) {
+    throw badRequest("Flavor's memory is too small for requested image.");
+  }
+  return {
+    image,
+    volumes: judged.map(({ volume }) => volume),
+    properties: image?.properties ?? facts,
+    encrypted: judged.some(({ encrypted }) => encrypted),
+  };
+}
+
 function prototypeFrom(
   asked: Asked,
   flavor: ServerFlavor,
-  image: BootImage,
+  { image, volumes, properties, encrypted }: Boot,
   network: ServerRequest['network'],
 ): ServerRequest {
   const metadata = asked.metadata ?? {};
   checkMetadataCount(metadata);
   const userData = userDataFrom(asked.user_data);
+  const intent = resolveEncryptionIntent(
+    { name: flavor.name, properties: flavor.extraSpecs },
+    { name: image?.name ?? properties.image_name ?? '', properties },
+  );
   return {
     name: asked.name,
     description: asked.description ?? null,
     flavor,
-    image: { id: image.id, virtualSizeBytes: image.virtualSizeBytes },
-    intent: resolveEncryptionIntent(
-      { name: flavor.name, properties: flavor.extraSpecs },
-      { name: image.name, properties: image.properties },
-    ),
+    image: image && { id: image.id, virtualSizeBytes: image.virtualSizeBytes },
+    volumes,
+    intent: intent.encrypted === null && encrypted ? { encrypted: true, format: null } : intent,
     metadata,
     tags: [...new Set(asked.tags ?? [])].sort(),
     userData,

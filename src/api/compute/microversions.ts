@@ -37,6 +37,7 @@ export const features = {
   'trusted-image-certificates': 63,
   'changes-before': 66,
   'server-groups-shown': 71,
+  'device-volume-type': 67,
   'locked-reason': 73,
   'host-at-create': 74,
   'attachment-tag-shown': 70,

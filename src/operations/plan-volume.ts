@@ -1,0 +1,89 @@
+import { NightlatchError } from '#core/errors.ts';
+import { type DiskId, type ImageId, newId, type VolumeId } from '#core/ids.ts';
+import { GIB } from '#core/sizes.ts';
+import type { Queryable } from '#db/database.ts';
+import { insertDisks } from '#db/disks.ts';
+import type { PendingOperation } from '#db/schema.ts';
+import { insertVolume, lockVolume, type Volume } from '#db/volumes.ts';
+import type { Requester } from '#operations/server-operations.ts';
+import type { VolumeInput } from '#operations/volume-context.ts';
+import type { VolumeRequest } from '#operations/volume-operations.ts';
+
+/** A volume whose rows are written, and the operation that they name. */
+export type PlannedVolume = { readonly volume: Volume; readonly operation: PendingOperation };
+
+/**
+ * Writes the rows of a new volume and of its disk. Its creation begins when the engine is told, after the transaction.
+ * @throws volume-state when its source cannot be read now.
+ */
+export async function planVolume(tx: Queryable, request: VolumeRequest, requester: Requester): Promise<PlannedVolume> {
+  const id = newId<VolumeId>();
+  const operation = pendingOnVolume('create-volume', { volumeId: id, requestId: requester.requestId });
+  await checkSource(tx, request);
+  const beginning = { status: 'creating', operation: JSON.stringify(operation), updated_at: new Date() } as const;
+  const volume = await insertVolume(tx, { ...volumeColumns(request, requester), id, ...beginning });
+  await insertDisks(tx, [newDisk(id, request, requester)]);
+  return { volume, operation };
+}
+
+export function pendingOnVolume(name: string, particulars: Omit<VolumeInput, 'operationId'>): PendingOperation {
+  const id = `${name}:${newId()}`;
+  const input: VolumeInput = { ...particulars, operationId: id };
+  return { id, name, input };
+}
+
+/** @throws volume-state. */
+export function checkCanBeRead(volume: Volume, evenInUse: boolean): void {
+  const allowed = evenInUse ? ['available', 'in-use'] : ['available'];
+  if (allowed.includes(volume.status) && volume.operation === null) return;
+  const details = { volume: volume.id, action: 'copy', allowed: allowed.join(' or '), status: volume.status };
+  throw new NightlatchError('volume-state', details);
+}
+
+function volumeColumns(request: VolumeRequest, { projectId, userId }: Requester) {
+  return {
+    project_id: projectId,
+    user_id: userId,
+    name: request.name,
+    description: request.description,
+    size_gib: request.sizeGib,
+    volume_type_id: request.volumeTypeId,
+    encryption: request.encryption === null ? null : JSON.stringify(request.encryption),
+    availability_zone: request.availabilityZone,
+    metadata: JSON.stringify(request.metadata),
+    image_metadata: request.imageMetadata === null ? null : JSON.stringify(request.imageMetadata),
+    bootable: request.bootable,
+    source: JSON.stringify(request.source),
+    host: null,
+    backend: null,
+  };
+}
+
+/** The row of a volume's disk; where it goes is still to be chosen. */
+function newDisk(
+  id: VolumeId,
+  { sizeGib, format, source }: VolumeRequest,
+  { projectId }: Requester,
+): Parameters<typeof insertDisks>[1][number] {
+  return {
+    id: newId<DiskId>(),
+    owner_id: id,
+    project_id: projectId,
+    role: 'volume',
+    ordinal: 0,
+    size_bytes: sizeGib * GIB,
+    storage: null,
+    encrypted: format !== null,
+    encryption: format,
+    image_id: source.kind === 'image' ? (source.id as ImageId) : null,
+    host: null,
+    backend: null,
+    state: 'absent',
+    secret_id: null,
+  };
+}
+
+/** Looked at again where nobody can change it: until the new volume's row is there, its source might go. */
+async function checkSource(tx: Queryable, { source }: VolumeRequest): Promise<void> {
+  if (source.kind === 'volume') checkCanBeRead(await lockVolume(tx, source.id as VolumeId), true);
+}

@@ -34,7 +34,7 @@ export type DiskFacts = {
 /** The service with flavors, images and servers as a test wants them, and a look at what lies on the host. */
 export class ServerLab implements AsyncDisposable {
   readonly service: TestService;
-  readonly cloud: CloudClient;
+  cloud: CloudClient;
   readonly db: Database;
   #count = 0;
 

@@ -31,6 +31,8 @@ export async function findStrays(service: TestService, hostDirectory = service.s
   const attachments = await db.selectFrom('volume_attachments').selectAll().where('detached_at', 'is', null).execute();
   const files = [...(await filesIn(hostDirectory, 'disks')), ...(await filesIn(hostDirectory, 'volumes'))];
 
+  const backupFolders: string[] = await readdir(join(service.stateDirectory, 'backups')).catch(() => []);
+
   for (const server of servers.values()) {
     if (server.operation !== null) strays.push(`server ${server.name} is still in ${server.task_state}`);
   }
@@ -53,8 +55,22 @@ export async function findStrays(service: TestService, hostDirectory = service.s
   }
   const images = await db.selectFrom('images').selectAll().execute();
   const imageKeys = images.map(({ properties }) => imageEncryption(properties)?.secretId ?? null);
+  const backups = await db.selectFrom('backups').selectAll().where('deleted_at', 'is', null).execute();
+  const backupKeys = backups.map(({ secret_id }) => secret_id);
+  for (const { id, name, operation, status } of backups) {
+    if (operation !== null) strays.push(`backup ${name} is still in ${operation.name}`);
+    const isKept = backupFolders.includes(id);
+    if (isKept !== (status === 'available'))
+      strays.push(`backup ${name} is ${status} and ${isKept ? 'has' : 'lacks'} objects`);
+  }
+  for (const folder of backupFolders) {
+    if (!backups.some(({ id }) => id === folder)) strays.push(`backup objects of ${folder}, which is not known`);
+  }
   for (const secret of secrets) {
-    const opens = disks.filter((disk) => disk.secret_id === secret.id).length + count(imageKeys, secret.id);
+    const opens =
+      disks.filter((disk) => disk.secret_id === secret.id).length +
+      count(imageKeys, secret.id) +
+      count(backupKeys, secret.id);
     if (opens !== 1) strays.push(`secret ${secret.name} opens ${opens} things`);
   }
   for (const image of images) {

@@ -13,6 +13,9 @@ import { readRootKey } from '#keys/local/root-key.ts';
 import { ServerLab } from '#test/support/server-lab.ts';
 import type { ServiceOptions } from '#test/support/service.ts';
 
+/** What block storage has. */
+export type Kind = 'volume' | 'snapshot' | 'backup';
+
 const HEADER_BYTES = 4 * 1024 * 1024;
 const PATIENCE = 150;
 
@@ -68,12 +71,39 @@ export class VolumesAndServers implements AsyncDisposable {
     return snapshot.id;
   }
 
-  async show(kind: 'volume' | 'snapshot', id: string): Promise<JsonObject> {
+  /** The one of this name; null: there is none. */
+  async find(kind: Kind, name: string): Promise<string | null> {
+    const body = await this.must('GET', `/${kind}s?name=${encodeURIComponent(name)}`);
+    return body[`${kind}s`][0]?.id ?? null;
+  }
+
+  /** A backup that is available. */
+  async addBackup(volumeId: string, more: JsonObject = {}): Promise<string> {
+    const { backup } = await this.must('POST', '/backups', { backup: { volume_id: volumeId, ...more } });
+    await this.reach('backup', backup.id, 'available');
+    await this.reach('volume', volumeId, 'available');
+    return backup.id;
+  }
+
+  /** Kills the service at the point while it serves the request, and starts it again. */
+  async crashAt(point: string, request: () => Promise<unknown>): Promise<void> {
+    const { service } = this.servers;
+    await service.end('SIGKILL');
+    await service.launch({ NIGHTLATCH_CRASH_AT: point });
+    this.servers.cloud = await service.client();
+    // The answer may never come: the process can be dead before it is sent.
+    await request().catch(() => {});
+    await service.ended(30_000);
+    await service.launch();
+    this.servers.cloud = await service.client();
+  }
+
+  async show(kind: Kind, id: string): Promise<JsonObject> {
     return (await this.must('GET', `/${kind}s/${id}`))[kind];
   }
 
   /** Waits for a status; `gone`: until it is not there. @throws when it ends in an error. */
-  async reach(kind: 'volume' | 'snapshot', id: string, wanted: string): Promise<void> {
+  async reach(kind: Kind, id: string, wanted: string): Promise<void> {
     for (let i = 0; ; i++) {
       const { status, body } = await this.ask('GET', `/${kind}s/${id}`);
       const is = status === 404 ? 'gone' : body[kind]?.status;
@@ -85,7 +115,7 @@ export class VolumesAndServers implements AsyncDisposable {
     }
   }
 
-  async delete(kind: 'volume' | 'snapshot', id: string): Promise<void> {
+  async delete(kind: Kind, id: string): Promise<void> {
     await this.must('DELETE', `/${kind}s/${id}`);
     await this.reach(kind, id, 'gone');
   }

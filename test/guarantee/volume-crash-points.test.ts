@@ -1,0 +1,195 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import type { InnerCrashPoint } from '#core/crash-point.ts';
+import type { OperationContext } from '#operations/context.ts';
+import { backupOperations, snapshotOperations, volumeOperations } from '#operations/durable-volume-operations.ts';
+import { findStrays } from '#test/support/strays.ts';
+import { type Kind, VolumesAndServers } from '#test/support/volumes-and-servers.ts';
+
+/*
+ * "Crash anywhere", of volumes: the process is killed at every crash point of every operation and started again. The
+ * operation has then finished, nothing is left over, and every disk opens with the secret that its row names.
+ */
+
+/** The names of what is there before the operation; the volume is called `data`. */
+type Case = {
+  readonly prepare?: (lab: VolumesAndServers, volume: string) => Promise<void>;
+  readonly request: (lab: VolumesAndServers, volume: string) => Promise<unknown>;
+  /** What there is then, by kind and name, and its status; `gone`: it is not. */
+  readonly ends: readonly (readonly [Kind, string, string])[];
+  readonly inner: readonly InnerCrashPoint[];
+};
+
+const action = (body: object) => (lab: VolumesAndServers, id: string) =>
+  lab.must('POST', `/volumes/${id}/action`, body);
+const create = (body: object) => (lab: VolumesAndServers) =>
+  lab.must('POST', '/volumes', { volume: { name: 'new', size: 1, volume_type: 'secret', ...body } });
+const idOf = async (lab: VolumesAndServers, kind: Kind, name: string) => {
+  const id = await lab.find(kind, name);
+  assert.ok(id, `${kind} ${name} was lost`);
+  return id;
+};
+const made: InnerCrashPoint[] = [
+  'agent.create-disk.allocated',
+  'agent.create-disk.formatted',
+  'steps.create-volume-disk.made',
+];
+const rekeyed: InnerCrashPoint[] = [
+  'keys.create-next-key.stored',
+  'encryptor.rekey.new-written',
+  'encryptor.rekey.added',
+  'encryptor.rekey.old-overwritten',
+  'encryptor.rekey.removed',
+  'steps.rekey.changed',
+  'steps.rekey.named',
+  'keys.destroy-key.destroyed',
+];
+
+const cases: Readonly<Record<string, Case>> = {
+  'create-volume': {
+    request: create({}),
+    ends: [['volume', 'new', 'available']],
+    inner: ['operations.recorded', 'keys.create-key.stored', 'keys.lend.leased', ...made],
+  },
+  'create-volume of a volume': {
+    request: (lab, source_volid) => create({ source_volid })(lab),
+    ends: [
+      ['volume', 'new', 'available'],
+      ['volume', 'data', 'available'],
+    ],
+    inner: ['encryptor.rekey.added', 'encryptor.rekey.removed', 'steps.create-volume-disk.made'],
+  },
+  'create-snapshot': {
+    request: (lab, volume_id) => lab.must('POST', '/snapshots', { snapshot: { name: 'then', volume_id } }),
+    ends: [
+      ['snapshot', 'then', 'available'],
+      ['volume', 'data', 'available'],
+    ],
+    inner: ['steps.create-snapshot.copied'],
+  },
+  'delete-snapshot': {
+    prepare: async (lab, volume) => void (await lab.addSnapshot(volume, { name: 'then' })),
+    request: async (lab) => lab.must('DELETE', `/snapshots/${await idOf(lab, 'snapshot', 'then')}`),
+    ends: [
+      ['snapshot', 'then', 'gone'],
+      ['volume', 'data', 'available'],
+    ],
+    inner: ['agent.destroy-disk.header-destroyed', 'steps.destroy-volume-disk.removed', 'keys.destroy-key.destroyed'],
+  },
+  'extend-volume': {
+    request: action({ 'os-extend': { new_size: 2 } }),
+    ends: [['volume', 'data', 'available']],
+    inner: ['agent.grow-disk.grown', 'steps.extend-volume.grown'],
+  },
+  'rekey-volume': {
+    request: action({ 'nightlatch:rekey': null }),
+    ends: [['volume', 'data', 'available']],
+    inner: rekeyed,
+  },
+  'accept-transfer': {
+    prepare: async (lab, volume) => void (await lab.addSnapshot(volume, { name: 'then' })),
+    request: async (lab, volume_id) => {
+      const { transfer } = await lab.must('POST', '/volume-transfers', { transfer: { volume_id } });
+      await lab.must('POST', `/volume-transfers/${transfer.id}/accept`, { accept: { auth_key: transfer.auth_key } });
+    },
+    ends: [
+      ['volume', 'data', 'available'],
+      ['snapshot', 'then', 'available'],
+    ],
+    inner: ['steps.rekey.changed', 'steps.rekey.named'],
+  },
+  'create-backup': {
+    request: (lab, volume_id) => lab.must('POST', '/backups', { backup: { name: 'safe', volume_id } }),
+    ends: [
+      ['backup', 'safe', 'available'],
+      ['volume', 'data', 'available'],
+    ],
+    inner: ['steps.create-backup.stored', 'steps.destroy-volume-disk.removed'],
+  },
+  'restore-backup': {
+    prepare: async (lab, volume) => void (await lab.addBackup(volume, { name: 'safe' })),
+    request: async (lab, volume_id) =>
+      lab.must('POST', `/backups/${await idOf(lab, 'backup', 'safe')}/restore`, { restore: { volume_id } }),
+    ends: [
+      ['backup', 'safe', 'available'],
+      ['volume', 'data', 'available'],
+    ],
+    inner: ['steps.restore-backup.filled', 'steps.restore-backup.exchanged', 'steps.destroy-volume-disk.removed'],
+  },
+  'delete-backup': {
+    prepare: async (lab, volume) => void (await lab.addBackup(volume, { name: 'safe' })),
+    request: async (lab) => lab.must('DELETE', `/backups/${await idOf(lab, 'backup', 'safe')}`),
+    ends: [
+      ['backup', 'safe', 'gone'],
+      ['volume', 'data', 'available'],
+    ],
+    inner: ['steps.delete-backup.removed', 'keys.destroy-key.destroyed'],
+  },
+  'delete-volume': {
+    request: (lab, volume) => lab.must('DELETE', `/volumes/${volume}`),
+    ends: [['volume', 'data', 'gone']],
+    inner: ['agent.destroy-disk.header-destroyed', 'steps.destroy-volume-disk.removed', 'keys.destroy-key.destroyed'],
+  },
+};
+
+const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
+
+/** Two for each step, and those inside steps; the covering depth takes the last inner ones. */
+function pointsOf(name: string, inner: readonly string[]): string[] {
+  const context = {} as OperationContext;
+  const all = [...volumeOperations(context), ...snapshotOperations(context), ...backupOperations(context)];
+  const operation = all.find((each) => each.name === name.split(' ')[0]);
+  assert.ok(operation, `there is no operation ${name}`);
+  if (!isWhole) return inner.slice(-2);
+  return [
+    ...operation.steps.flatMap((step) => [
+      `${operation.name}.${step.name}.before`,
+      `${operation.name}.${step.name}.after`,
+    ]),
+    ...inner,
+  ];
+}
+
+describe('a crash at any point of what is done to volumes', { timeout: 21_600_000 }, () => {
+  let lab: VolumesAndServers;
+  before(async () => {
+    lab = await VolumesAndServers.open();
+    await lab.addEncryptedType('secret');
+  });
+  after(() => lab[Symbol.asyncDispose]());
+
+  for (const [name, { prepare, request, ends, inner }] of Object.entries(cases)) {
+    for (const point of pointsOf(name, inner)) {
+      test(`${name}, killed at ${point}: it ends as asked, with nothing left over`, async () => {
+        const volume = await lab.addVolume({ name: 'data', volume_type: 'secret' });
+        await prepare?.(lab, volume);
+        await lab.crashAt(point, () => request(lab, volume));
+        for (const [kind, called, status] of ends) {
+          const id = await lab.find(kind, called);
+          if (status === 'gone' && id === null) continue;
+          assert.ok(id, `${kind} ${called} was lost`);
+          await lab.reach(kind, id, status);
+        }
+        assert.deepEqual(await findStrays(lab.servers.service), []);
+        for (const [kind, called, status] of ends) {
+          if (status === 'gone' || kind === 'backup') continue;
+          const id = await idOf(lab, kind, called);
+          assert.equal(
+            await lab.opens((await lab.secretOf(id)) as never, await lab.mediumOf(id)),
+            true,
+            `${called} opens`,
+          );
+        }
+        await clear(lab);
+        assert.deepEqual(await findStrays(lab.servers.service), []);
+        assert.equal(await lab.countSecrets(), 0);
+      });
+    }
+  }
+});
+
+async function clear(lab: VolumesAndServers): Promise<void> {
+  for (const kind of ['backup', 'snapshot', 'volume'] as const) {
+    for (const { id } of (await lab.must('GET', `/${kind}s`))[`${kind}s`]) await lab.delete(kind, id);
+  }
+}

@@ -1,7 +1,5 @@
-import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { CloudClient } from '#cli/cloud/client.ts';
-import { bootSector } from '#test/support/boot-sector.ts';
+import { testGuestImage } from '#test/support/guest-image.ts';
 import { TestService } from '#test/support/service.ts';
 
 /** Someone with a project of its own, as Tempest takes them from a file. */
@@ -29,20 +27,19 @@ export type Cloud = AsyncDisposable & {
 
 // A class of tests may hold two members and two admins at once, and one more admin while it has servers.
 const ACCOUNTS_PER_WORKER = 3;
-const IMAGE_BYTES = 1024 * 1024;
 
 /** The real service with accounts for so many workers, two images that boot, and two flavors. */
 export async function startCloud(workers: number): Promise<Cloud> {
   await using undo = new AsyncDisposableStack();
-  // Guests of the tests hear no power button: who stops them ends them.
+  // What is asked to stop may still be starting, and would not hear the power button.
   const service = undo.use(await TestService.start({ imagesType: 'qcow2', shutdownTimeout: 0 }));
   const client = await service.client();
   const accounts = accountsFor(workers);
   for (const account of accounts) await addAccount(client, account);
-  const imageFile = join(service.directory, 'boot.raw');
-  await writeFile(imageFile, Buffer.concat([bootSector(), Buffer.alloc(IMAGE_BYTES - 512)]));
+  // A guest with an operating system: it has to let go of volumes.
+  const { path: imageFile } = await testGuestImage();
   const images = [await addImage(client, 'one', imageFile), await addImage(client, 'two', imageFile)] as const;
-  const flavors = [await addFlavor(client, '42', 64), await addFlavor(client, '84', 80)] as const;
+  const flavors = [await addFlavor(client, '42', 256), await addFlavor(client, '84', 288)] as const;
   const [admin] = accounts.filter(({ types }) => types?.includes('admin'));
   if (!admin) throw new Error('there is no admin');
   const owned = undo.move();

@@ -105,6 +105,9 @@ export class GuestDisks {
     const path = access.isDevice(disk) ? access.devicePath(disk) : medium;
     const present = (await hypervisor.disks(serverId)).find((each) => each.path === path);
     if (!present) throw notRunning(doing, serverId);
+    const seenBytes = () => hypervisor.diskBytes(serverId, present.target);
+    // Of a clear volume the new part is zeroed, which a repeat must not do: the guest may have written there by now.
+    if (blockDevice && disk.encryption === null && (await seenBytes()) >= disk.sizeBytes) return;
     if (blockDevice) {
       if (!access.isDevice(disk)) checkWhole(disk, doing);
       await driver.grow(disk, hadBytes);
@@ -112,6 +115,11 @@ export class GuestDisks {
     }
     crashPoint('agent.grow-disk.grown');
     await hypervisor.resize(serverId, present.target, disk.sizeBytes);
+    const seen = await seenBytes();
+    if (seen !== disk.sizeBytes) {
+      const reason = `its guest sees ${seen} bytes instead of ${disk.sizeBytes}`;
+      throw new NightlatchError('hypervisor-failed', { doing, reason });
+    }
     if (!blockDevice) await syncFile(medium);
   }
 

@@ -245,6 +245,7 @@ describe('volumes of a guest that runs', { timeout: 580_000 }, () => {
       for (let time = 0; time < 2; time++) await host.agent.growDisk(larger, SIZE, keys, id);
       assert.equal(await bytesOf(disk), LARGER);
       await write(disk, LARGER - 512, 'LAST');
+      await host.agent.growDisk(larger, SIZE, keys, id);
       const to = Secret.generate();
       if (kind.encryption) await host.agent.rekeyDisk(larger, { from: key, to });
       assert.equal(await read(disk, 0, marker.length), marker);

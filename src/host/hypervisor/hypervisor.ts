@@ -95,6 +95,9 @@ export interface Hypervisor {
    */
   detach(serverId: ServerId, disk: DomainDisk, timeoutMs: number): Promise<boolean>;
 
+  /** How large a disk is for the guest that runs. */
+  diskBytes(serverId: ServerId, target: string): Promise<number>;
+
   /** Makes a disk of a running domain larger, exactly so large; a file grows with it. *Repeat*: fine. */
   resize(serverId: ServerId, target: string, sizeBytes: number): Promise<void>;
 

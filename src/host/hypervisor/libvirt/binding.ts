@@ -74,6 +74,9 @@ export const native = {
   virDomainBlockResize: declare<[Handle, string, bigint, number], number>(
     'int virDomainBlockResize(void *, str, unsigned long long, unsigned int)',
   ),
+  virDomainGetBlockInfo: declare<[Handle, string, Buffer, number], number>(
+    'int virDomainGetBlockInfo(void *, str, void *, unsigned int)',
+  ),
   virDomainShutdownFlags: declare<[Handle, number], number>('int virDomainShutdownFlags(void *, unsigned int)'),
   virDomainDestroyFlags: declare<[Handle, number], number>('int virDomainDestroyFlags(void *, unsigned int)'),
   virDomainSuspend: declare<[Handle], number>('int virDomainSuspend(void *)'),

@@ -27,6 +27,8 @@ const RESIZE_IN_BYTES = 1;
 const COPY_TO_EXISTING = 2 | 4;
 /** struct virDomainBlockJobInfo: int type, unsigned long bandwidth, unsigned long long cur, end. */
 const BLOCK_JOB_INFO_BYTES = 32;
+/** struct virDomainBlockInfo: unsigned long long capacity, allocation, physical. */
+const BLOCK_INFO_BYTES = 24;
 
 type Implementation = {
   [Name in CallName]: (connection: Handle, key: Buffer, ...args: Calls[Name]['args']) => Calls[Name]['result'];
@@ -71,6 +73,12 @@ export const calls: Implementation = {
     did(connection, uuid, (domain) => native.virDomainAttachDeviceFlags(domain, xml, AFFECT_LIVE)),
   detachDevice: (connection, _key, uuid, xml) =>
     did(connection, uuid, (domain) => native.virDomainDetachDeviceFlags(domain, xml, AFFECT_LIVE)),
+  diskBytes: (connection, _key, uuid, disk) =>
+    withDomain(connection, uuid, (domain) => {
+      const info = Buffer.alloc(BLOCK_INFO_BYTES);
+      done(native.virDomainGetBlockInfo(domain, disk, info, 0));
+      return Number(info.readBigUInt64LE(0));
+    }),
   resizeDisk: (connection, _key, uuid, disk, bytes) =>
     did(connection, uuid, (domain) => native.virDomainBlockResize(domain, disk, BigInt(bytes), RESIZE_IN_BYTES)),
   saveDomain: (connection, _key, uuid, file) =>

@@ -214,6 +214,13 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
     return true;
   }
 
+  async diskBytes(serverId: ServerId, target: string): Promise<number> {
+    const doing = `Looking at disk ${target} of server ${serverId}`;
+    const bytes = await this.#pool.call('diskBytes', [serverId, target], { doing });
+    if (bytes === null) throw new NightlatchError('hypervisor-failed', { doing, reason: 'it does not run' });
+    return bytes;
+  }
+
   async resize(serverId: ServerId, target: string, sizeBytes: number): Promise<void> {
     const doing = `Growing disk ${target} of server ${serverId}`;
     must(doing, await this.#pool.call('resizeDisk', [serverId, target, String(sizeBytes)], { doing }));

@@ -30,6 +30,9 @@ export type Calls = {
   attachDevice: { args: [uuid: string, xml: string]; result: boolean };
   /** Asks the guest, and waits for it some seconds; true does not say that it has let go. */
   detachDevice: { args: [uuid: string, xml: string]; result: boolean };
+  /** Null: there is no such domain. */
+  diskBytes: { args: [uuid: string, disk: string]; result: number | null };
+  /** False: there is no such domain. */
   resizeDisk: { args: [uuid: string, disk: string, bytes: string]; result: boolean };
   saveDomain: { args: [uuid: string, file: string]; result: boolean };
   savedXml: { args: [file: string]; result: string };

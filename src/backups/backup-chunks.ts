@@ -8,10 +8,12 @@ import type { BackupStore } from './backup-store.ts';
 /** Bytes of a chunk, but for the last; an incremental backup stores those that differ from its parent's. */
 const CHUNK_BYTES = 8 * 1024 * 1024;
 
+const ZEROS = Buffer.alloc(CHUNK_BYTES);
+
 const Manifest = z.strictObject({
   version: z.literal(1),
   chunkBytes: z.number().int().positive(),
-  /** In order. `in`: the backup whose object holds it; null: it is all zeros. */
+  /** In order. `in`: the backup whose object holds it; null: it is all zeros, and has no hash. */
   chunks: z.array(
     z.strictObject({ sha256: z.string(), bytes: z.number().int().positive(), in: z.string().nullable() }),
   ),
@@ -36,11 +38,11 @@ export async function storeBackup(
   const chunks: Manifest['chunks'] = [];
   const stored = { bytes: 0, ownBytes: 0, objects: 0 };
   for await (const chunk of chunksOf(bytes)) {
-    const sha256 = createHash('sha256').update(chunk).digest('hex');
+    const isZero = chunk.equals(ZEROS.subarray(0, chunk.length));
+    const sha256 = isZero ? '' : createHash('sha256').update(chunk).digest('hex');
     const known = before?.chunks[chunks.length];
-    const isKnown = known?.sha256 === sha256 && known.bytes === chunk.length;
-    const isZero = !isKnown && chunk.every((byte) => byte === 0);
-    const holder = isKnown ? known.in : isZero ? null : id;
+    const isKnown = !isZero && known?.sha256 === sha256 && known.bytes === chunk.length;
+    const holder = isZero ? null : isKnown ? known.in : id;
     if (holder === id) {
       await store.put(chunkName(id, chunks.length), chunk);
       stored.ownBytes += chunk.length;

@@ -6,6 +6,7 @@ import { type RawAnswer, type RawRequest, sendBytes, sendRaw } from '#test/suppo
 import { allRoutes, knownServices, type Route } from '#test/support/routes.ts';
 import { pathOf, type SampleIds, sampleRequests } from '#test/support/sample-requests.ts';
 import { TroubleLab } from '#test/support/trouble-lab.ts';
+import { waitUntil } from '#test/support/wait.ts';
 
 /*
  * Whatever comes in over HTTP is answered by the service in its own shape, never with 500; what was refused has changed
@@ -15,7 +16,7 @@ import { TroubleLab } from '#test/support/trouble-lab.ts';
 const routes = await allRoutes();
 const none = {
   ...{ servers: '', flavors: '', images: '', users: '', projects: '', roles: '' },
-  ...{ types: '', messages: '', scope: '' },
+  ...{ types: '', messages: '', scope: '', volumes: '', snapshots: '' },
 };
 const sampled = Object.keys(sampleRequests(none));
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
@@ -48,6 +49,7 @@ before(async () => {
     ...{ projects: scope, scope, messages: 'something' },
     roles: roles.roles[0].id,
     types: await make('volume', `/v3/${scope}/types`, { name: 'kept' }, 'volume_type'),
+    ...(await inertVolume(scope)),
   };
   samples = sampleRequests(ids);
   inert = await lab.createActive();
@@ -58,6 +60,22 @@ before(async () => {
   pid = lab.service.pid;
 });
 after(() => lab[Symbol.asyncDispose]());
+
+/** A volume that no action is allowed on, and a snapshot of it, likewise. */
+async function inertVolume(scope: string): Promise<Pick<SampleIds, 'volumes' | 'snapshots'>> {
+  const make = async (kind: string, body: object) => {
+    const made = await lab.cloud.expect('volume', 'POST', `/v3/${scope}/${kind}s`, { body: { [kind]: body } });
+    const path = `/v3/${scope}/${kind}s/${made[kind].id}`;
+    const isThere = async () => (await lab.cloud.expect('volume', 'GET', path))[kind].status === 'available';
+    await waitUntil(`the ${kind} is there`, isThere, 60_000);
+    return made[kind].id;
+  };
+  const volumes = await make('volume', { size: 1, name: 'inert' });
+  const snapshots = await make('snapshot', { volume_id: volumes, name: 'inert' });
+  await sql`update volumes set status = 'maintenance' where id = ${volumes}`.execute(lab.db);
+  await sql`update snapshots set status = 'error_deleting' where id = ${snapshots}`.execute(lab.db);
+  return { volumes, snapshots };
+}
 
 function send(method: string, path: string, { headers, body }: RawRequest = {}): Promise<RawAnswer> {
   const standard = {
@@ -105,9 +123,25 @@ async function countRows(): Promise<Record<string, number>> {
   return Object.fromEntries(rows.map(({ name, rows: count }) => [name, count]));
 }
 
+async function removeVolumes(kept: ReadonlySet<string>): Promise<void> {
+  const path = `/v3/${ids.scope}/volumes`;
+  const others = async () => {
+    const { volumes } = await lab.cloud.expect('volume', 'GET', `${path}/detail?all_tenants=1`);
+    return volumes.filter(({ id }: { id: string }) => !kept.has(id));
+  };
+  const isIdle = async () => (await others()).every(({ status }: { status: string }) => !/ing$/.test(status));
+  await waitUntil('volumes are made', isIdle, 60_000);
+  for (const { id } of await others()) await lab.cloud.expect('volume', 'DELETE', `${path}/${id}`);
+  await waitUntil('volumes are gone', async () => (await others()).length === 0, 60_000);
+  // Rows of what was deleted are kept.
+  await sql`delete from volumes where deleted_at is not null`.execute(lab.db);
+  await sql`delete from disks where state = 'destroyed'`.execute(lab.db);
+}
+
 /** What was made by requests that were let through is removed; then everything is as it was. */
 async function removeMade(): Promise<void> {
   const kept = new Set([...Object.values(ids), inert]);
+  await removeVolumes(kept);
   const lists = [
     ['compute', '/v2.1/servers?all_tenants=1', 'servers'],
     ['compute', '/v2.1/flavors?is_public=None', 'flavors'],

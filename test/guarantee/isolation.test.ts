@@ -9,6 +9,7 @@ import { type RawAnswer, sendRaw } from '#test/support/raw-http.ts';
 import { allRoutes, type Route } from '#test/support/routes.ts';
 import { pathOf, type SampleIds, sampleRequests } from '#test/support/sample-requests.ts';
 import { TroubleLab } from '#test/support/trouble-lab.ts';
+import { waitUntil } from '#test/support/wait.ts';
 
 /*
  * One tenant sees nothing of another. Everything project one has carries a word that nobody else knows; every route is
@@ -121,8 +122,27 @@ async function belongings(projectId: string, userId: string): Promise<SampleIds>
   };
 }
 
+/** What of the belongings is no block storage. */
+const elsewhere = { servers: 0, flavors: 0, images: 0, users: 0, projects: 0, roles: 0, scope: 0 };
+
+/** A volume of project one, and a snapshot of it. */
+async function volumesOf(projectId: string): Promise<Pick<SampleIds, 'volumes' | 'snapshots'>> {
+  const path = `/volume/v3/${projectId}`;
+  const make = async (kind: string, fields: object): Promise<string> => {
+    const body = { [kind]: { name: WORD, description: WORD, metadata: { something: WORD, [WORD]: WORD }, ...fields } };
+    const made = await send('POST', `${path}/${kind}s`, owner, JSON.stringify(body));
+    assert.equal(made.status, 202, made.text);
+    const { id } = made.json[kind];
+    const isThere = async () => (await send('GET', `${path}/${kind}s/${id}`, owner)).json[kind].status === 'available';
+    await waitUntil(`the ${kind} is there`, isThere, 60_000);
+    return id;
+  };
+  const volumes = await make('volume', { size: 1 });
+  return { volumes, snapshots: await make('snapshot', { volume_id: volumes }) };
+}
+
 /** A private volume type that project one was given, and a message to it. */
-async function blockStorageBelongings(projectId: string): Promise<Pick<SampleIds, 'types' | 'messages'>> {
+async function blockStorageBelongings(projectId: string): Promise<Omit<SampleIds, keyof typeof elsewhere>> {
   const volume_type = {
     ...{ name: WORD, description: WORD, extra_specs: { multiattach: WORD } },
     'os-volume-type-access:is_public': false,
@@ -137,7 +157,7 @@ async function blockStorageBelongings(projectId: string): Promise<Pick<SampleIds
   });
   const [message] = await listMessages(lab.db, projectId as ProjectId);
   assert.ok(message);
-  return { types: id, messages: message.id };
+  return { types: id, messages: message.id, ...(await volumesOf(projectId)) };
 }
 
 /** Tokens that were good for project one, and why they are not any more. */
@@ -180,7 +200,7 @@ async function everythingOfOne(): Promise<string> {
     await lab.db
       .selectFrom('disks')
       .selectAll()
-      .where('owner_id', '=', ids.servers as never)
+      .where('owner_id', 'in', [ids.servers, ids.volumes, ids.snapshots] as never[])
       .orderBy('id')
       .execute(),
     await lab.db
@@ -194,6 +214,8 @@ async function everythingOfOne(): Promise<string> {
     await lab.db.selectFrom('volume_type_access').selectAll().execute(),
     await lab.db.selectFrom('volume_quotas').selectAll().execute(),
     await lab.db.selectFrom('messages').selectAll().execute(),
+    await lab.db.selectFrom('volumes').selectAll().orderBy('id').execute(),
+    await lab.db.selectFrom('snapshots').selectAll().orderBy('id').execute(),
     await lab.db.selectFrom('projects').selectAll().orderBy('id').execute(),
     await lab.db.selectFrom('users').selectAll().orderBy('id').execute(),
     await lab.db.selectFrom('roles').selectAll().orderBy('id').execute(),
@@ -225,7 +247,7 @@ const isSameForAll = ({ path }: Route) => path === '/compute/v2.1/os-quota-sets/
 const guarded = routes.filter(({ isPublic }) => !isPublic);
 /** Routes about one thing, which here is always something of project one. */
 const aboutOne = guarded.filter(({ path }) =>
-  /\/(servers|flavors|images|users|projects|os-quota-sets|types|messages)\/:/.test(path),
+  /\/(servers|flavors|images|users|projects|os-quota-sets|types|messages|volumes|snapshots)\/:/.test(path),
 );
 
 describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
@@ -263,7 +285,16 @@ describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
         assert.ok(!answer.text.includes(WORD), told);
         assert.ok(!JSON.stringify(answer.headers).includes(WORD), told);
         if (answer.status >= 400 || isSameForAll(route)) continue;
-        for (const id of [ids.servers, ids.images, ids.flavors, ids.projects, ids.users, ids.types]) {
+        for (const id of [
+          ids.servers,
+          ids.images,
+          ids.flavors,
+          ids.projects,
+          ids.users,
+          ids.types,
+          ids.volumes,
+          ids.snapshots,
+        ]) {
           assert.ok(!answer.text.includes(id), told);
         }
       }
@@ -276,6 +307,7 @@ describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
       ...{ servers: '99999999-9999-4999-8999-999999999999', images: '99999999-9999-4999-8999-999999999998' },
       ...{ flavors: '99999999-9999-4999-8999-999999999997', users: '9'.repeat(32), projects: '8'.repeat(32) },
       ...{ types: '99999999-9999-4999-8999-999999999996', messages: '99999999-9999-4999-8999-999999999995' },
+      ...{ volumes: '99999999-9999-4999-8999-999999999994', snapshots: '99999999-9999-4999-8999-999999999993' },
       ...{ roles: ids.roles, scope: ids.scope },
     };
     const anonymous = (answer: RawAnswer, about: SampleIds) => {

@@ -7,6 +7,8 @@ export type SampleIds = {
   readonly projects: string;
   readonly roles: string;
   readonly types: string;
+  readonly volumes: string;
+  readonly snapshots: string;
   readonly messages: string;
   /** The project that the address of a block storage request begins with: that of who asks. */
   readonly scope: string;
@@ -94,6 +96,18 @@ export function sampleRequests(ids: SampleIds): Readonly<Record<string, unknown>
     'PUT /compute/v2.1/servers/:id/metadata': { metadata: { a: 'b' } },
     'PUT /compute/v2.1/servers/:id/metadata/:key': { meta: { something: 'b' } },
     'PUT /compute/v2.1/servers/:id/tags': { tags: ['a', 'b'] },
+    'POST /compute/v2.1/servers/:id/os-volume_attachments': {
+      volumeAttachment: { volumeId: ids.volumes, device: '/dev/vdb', tag: 'x', delete_on_termination: true },
+    },
+    'PUT /compute/v2.1/servers/:id/os-volume_attachments/:volumeId': {
+      volumeAttachment: { volumeId: ids.volumes, delete_on_termination: true },
+    },
+    'POST /compute/v2.1/os-volumes': {
+      volume: {
+        ...{ size: 1, display_name: 'x', display_description: 'x', volume_type: ids.types, metadata: { a: 'b' } },
+        ...{ availability_zone: 'nova', snapshot_id: ids.snapshots },
+      },
+    },
     ...blockStorageSamples(ids),
   };
 }
@@ -114,12 +128,53 @@ function blockStorageSamples(ids: SampleIds): Readonly<Record<string, unknown>> 
     'PUT /types/:id/extra_specs/:key': { something: 'x' },
     'POST /types/:id/encryption': { encryption },
     'PUT /types/:id/encryption/:key': { encryption },
+    ...volumeSamples(ids),
     'PUT /os-quota-sets/:id': { quota_set: limits },
     'PUT /os-quota-class-sets/:id': { quota_class_set: limits },
   };
   return Object.fromEntries(
     Object.entries(samples).map(([route, body]) => [route.replace(' ', ' /volume/v3/:project_id'), body]),
   );
+}
+
+function volumeSamples(ids: SampleIds): Readonly<Record<string, unknown>> {
+  const said = { name: 'x', description: 'x' };
+  const metadata = { a: 'b' };
+  const ofMetadata = (things: string) => ({
+    [`POST /${things}/:id/metadata`]: { metadata },
+    [`PUT /${things}/:id/metadata`]: { metadata },
+    [`PUT /${things}/:id/metadata/:key`]: { meta: { something: 'b' } },
+  });
+  const ofTransfers = (path: string) => ({
+    [`POST /${path}`]: { transfer: { volume_id: ids.volumes, name: 'x', no_snapshots: false } },
+    [`POST /${path}/:id/accept`]: { accept: { auth_key: 'x' } },
+  });
+  return {
+    'POST /volumes': {
+      volume: {
+        ...{ ...said, metadata, size: 1, imageRef: ids.images, volume_type: ids.types },
+        ...{ availability_zone: 'nova', multiattach: false },
+      },
+    },
+    'PUT /volumes/:id': { volume: { ...said, metadata } },
+    'POST /volumes/:id/action': { 'os-extend': { new_size: 2 } },
+    ...ofMetadata('volumes'),
+    'POST /snapshots': { snapshot: { ...said, metadata, volume_id: ids.volumes, force: true } },
+    'PUT /snapshots/:id': { snapshot: said },
+    'POST /snapshots/:id/action': { 'os-update_snapshot_status': { status: 'available', progress: '80%' } },
+    ...ofMetadata('snapshots'),
+    ...ofTransfers('os-volume-transfer'),
+    ...ofTransfers('volume-transfers'),
+    'POST /backups': {
+      backup: {
+        ...{ ...said, metadata, volume_id: ids.volumes, container: 'x', incremental: false, force: true },
+        ...{ snapshot_id: ids.snapshots },
+      },
+    },
+    'PUT /backups/:id': { backup: { ...said, metadata } },
+    'POST /backups/:id/restore': { restore: { volume_id: ids.volumes, name: 'x' } },
+    'POST /backups/:id/action': { 'os-reset_status': { status: 'available' } },
+  };
 }
 
 /** The path of a route with real ids in it; `change` may put something else in for a parameter. */

@@ -42,7 +42,7 @@ const OPERATIONS_VERSION = '1';
 export class Engine {
   readonly #log: Logger;
   readonly #workflows = new Map<string, (input: unknown) => Promise<void>>();
-  /** DBOS refuses questions about one operation from within a step of another; asked from here, it answers. */
+  /** DBOS refuses to start an operation, or to tell of one, from within a step of another; asked from here, it does. */
   readonly #outsideSteps = AsyncLocalStorage.snapshot();
   #abandoned = false;
 
@@ -69,11 +69,11 @@ export class Engine {
     await DBOS.launch();
   }
 
-  /** Starts an operation under an id. *Repeat* with the same id: the operation that has it goes on. */
+  /** Starts an operation under an id, also from a step of another. *Repeat* with the same id: the one that has it goes on. */
   async start(name: string, id: string, input: unknown): Promise<void> {
     const workflow = this.#workflows.get(name);
     if (!workflow) throw new Error(`operation ${name} was never registered`);
-    await DBOS.startWorkflow(workflow, { workflowID: id })(input);
+    await this.#outsideSteps(async () => void (await DBOS.startWorkflow(workflow, { workflowID: id })(input)));
   }
 
   /** Waits until the operation with this id has ended; one that was never started counts as ended. */

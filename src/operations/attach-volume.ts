@@ -77,6 +77,8 @@ async function plug(context: OperationContext, input: VolumeInput): Promise<void
   const { id, serverId } = attachmentFrom(input);
   const placed = await settledServer(context, serverId);
   const attachment = await findAttachment(context.db, id);
+  // A server that left its host is given it when it is unshelved.
+  if (!placed && (await findServer(context.db, serverId))?.vm_state === 'shelved_offloaded') return;
   if (!placed || !attachment?.device || placed.server.vm_state === 'deleted') throw gone(serverId);
   if (!(await isRunning(placed))) return;
   const { disk } = await needPlacedDisk(context, input.volumeId);

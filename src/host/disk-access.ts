@@ -63,12 +63,15 @@ export class DiskAccess {
 
   /** Makes `to` the only key of an encrypted disk. See `HostAgent.rekeyDisk`. */
   async rekey(disk: DiskSpec, { from, to }: KeyChange): Promise<void> {
-    const encryptor = this.encryptor(disk);
-    if (!encryptor.rekey) {
-      const reason = `Rekeying disk ${disk.id} is not possible: format ${disk.encryption} has no header, so that its key is the volume key itself.`;
-      throw new NightlatchError('not-implemented', { reason });
-    }
-    await encryptor.rekey(disk, await this.medium(disk), from, to);
+    this.checkRekeys(disk);
+    await this.encryptor(disk).rekey?.(disk, await this.medium(disk), from, to);
+  }
+
+  /** *Throws* not-implemented when an encrypted disk cannot be given another key. */
+  checkRekeys(disk: DiskSpec): void {
+    if (disk.encryption === null || this.encryptor(disk).rekey) return;
+    const reason = `Rekeying disk ${disk.id} is not possible: format ${disk.encryption} has no header, so that its key is the volume key itself.`;
+    throw new NightlatchError('not-implemented', { reason });
   }
 
   /** Unlocks a disk that its guest sees as a block device; returns that device. */

@@ -62,6 +62,7 @@ export class DiskMaker {
     if (from.storage !== disk.storage || from.encryption !== disk.encryption) {
       throw new Error(`disk ${disk.id} is of another kind than ${from.id}, whose medium it is to be a copy of`);
     }
+    disks.checkRekeys(disk);
     const asLarge = { ...disk, sizeBytes: checkedSize(disk, from.sizeBytes) };
     await disks.driver(disk).copy(disks.driver(from).attachment(from), asLarge);
     crashPoint('agent.create-disk.allocated');
@@ -71,6 +72,7 @@ export class DiskMaker {
   async #receive(disk: DiskSpec, content: MediumContent, keys: DiskKeys): Promise<void> {
     const { disks } = this.#parts;
     const driver = disks.driver(disk);
+    disks.checkRekeys(disk);
     const asLarge = { ...disk, sizeBytes: checkedSize(disk, content.sizeBytes) };
     const { format } = driver.attachment(asLarge);
     if (format !== content.format) throw new Error(`a disk that lies as ${format} is no place for ${content.format}`);

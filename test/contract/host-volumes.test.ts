@@ -13,6 +13,7 @@ import { type BackendName, type DiskId, type ImageId, newId, type ServerId, type
 import { Secret } from '#core/secret.ts';
 import { MIB } from '#core/sizes.ts';
 import { run } from '#host/exec.ts';
+import { findGuestProcesses } from '#host/guest-process.ts';
 import type { AttachedVolume, DiskKeys, ServerSpec } from '#host/host-agent.ts';
 import { type LocalHost, openLocalHost } from '#main/local-host.ts';
 import { statePaths } from '#main/state-paths.ts';
@@ -343,6 +344,13 @@ describe('volumes of a guest that runs', { timeout: 580_000 }, () => {
     // A guest of 512 bytes lets go of nothing.
     await assert.rejects(host.agent.detachVolume(other.id, volume), code('volume-not-released'));
     await assert.rejects(plaintext(kept, key), /lock/, 'QEMU does not have it any more');
+    // A guest is found by its volumes too, also when libvirt does not answer.
+    const backendDirectories = [`${directory}/volumes/slow`];
+    const places = { disksDirectory: '/nowhere', backendDirectories, volumeGroups: [] };
+    assert.deepEqual(
+      (await findGuestProcesses(places)).map(({ serverId }) => serverId),
+      [other.id],
+    );
     await host.agent.lockDown();
     assert.deepEqual((await host.agent.inventory()).servers, []);
     await host.agent.liftLockDown();

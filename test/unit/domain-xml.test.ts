@@ -4,8 +4,8 @@ import fc from 'fast-check';
 import { XMLParser, XMLValidator } from 'fast-xml-parser';
 import { type HostPath, newId, type ServerId } from '#core/ids.ts';
 import type { DomainSpec } from '#host/hypervisor/hypervisor.ts';
-import { domainXml, secretXml } from '#host/hypervisor/libvirt/domain-xml.ts';
-import { updateSavedXml, uuidOf } from '#host/hypervisor/libvirt/saved-xml.ts';
+import { diskXml, domainXml, secretXml } from '#host/hypervisor/libvirt/domain-xml.ts';
+import { disksIn, updateSavedXml, uuidOf } from '#host/hypervisor/libvirt/saved-xml.ts';
 import { cleanText, element, text } from '#host/hypervisor/libvirt/xml.ts';
 
 const host = {
@@ -97,6 +97,38 @@ test('saved XML keeps all but the paths and secrets that hold now', () => {
       assert.equal(uuidOf(updated), then.serverId);
     }),
   );
+});
+
+test('the disks in an XML are found again: names, serials, paths of any spelling', () => {
+  fc.assert(
+    fc.property(anyText, fc.string({ unit: 'grapheme-ascii', minLength: 1 }), (name, path) => {
+      const spec = server(name, `/data/${path}`);
+      const [first] = spec.disks;
+      assert.ok(first);
+      const device = { ...first, target: 'vdb', serial: 'd2', encryption: null };
+      const attachment = { path: `/dev/${path}` as HostPath, format: 'raw', blockDevice: { usedBytes: 512 } } as const;
+      const xml = domainXml({ ...spec, disks: [first, { ...device, attachment }] }, host);
+      assert.deepEqual(disksIn(xml), [
+        { target: 'vda', serial: 'd1', path: `/data/${path}` },
+        { target: 'vdb', serial: 'd2', path: `/dev/${path}` },
+      ]);
+    }),
+  );
+  assert.deepEqual(disksIn('<domain/>'), []);
+});
+
+test('a guest sees of a block device only what is the disk’s, by a slice unless that is all', () => {
+  const [first] = server('a').disks;
+  assert.ok(first);
+  const on = (isWhole: boolean) => {
+    const blockDevice = { usedBytes: 4096, isWhole };
+    return parser.parse(diskXml({ ...first, attachment: { path: '/dev/v' as HostPath, format: 'raw', blockDevice } }))
+      .disk;
+  };
+  assert.deepEqual(on(false).source.slices.slice, { '@type': 'storage', '@offset': '0', '@size': '4096' });
+  assert.equal(on(true).source.slices, undefined);
+  assert.equal('readonly' in on(true), false);
+  assert.equal('readonly' in parser.parse(diskXml({ ...first, readonly: true })).disk, true);
 });
 
 test('what is no domain has no UUID', () => {

@@ -39,7 +39,7 @@ export function qcow2Storage({
   /** Whether a disk from an image is an overlay over it, or a copy of its own. */
   readonly overlays?: boolean;
 }): StorageDriver {
-  const skeleton = new Skeleton(cacheDirectory);
+  const skeleton = Skeleton.in(cacheDirectory);
   const fileOf = (disk: DiskSpec) => diskFile(disksDirectory, disk);
   return {
     capabilities: { formats: ['luks'], copyOnWrite: overlays, zeroUntilWritten: true, blockDevice: false },

@@ -19,6 +19,8 @@ export function skeletonPassphrase(): Secret {
   return Secret.adopt(Buffer.from('skeleton', 'latin1'));
 }
 
+const skeletons = new Map<HostPath, Skeleton>();
+
 /**
  * The empty encrypted qcow2 image that every encrypted disk of a host starts as a copy of.
  *
@@ -29,8 +31,16 @@ export class Skeleton {
   readonly #path: HostPath;
   #ready: Promise<HostPath> | null = null;
 
-  constructor(cacheDirectory: HostPath) {
-    this.#path = join(cacheDirectory, NAME) as HostPath;
+  private constructor(path: HostPath) {
+    this.#path = path;
+  }
+
+  /** The one of a cache directory: drivers that make disks in several places wait for each other. */
+  static in(cacheDirectory: HostPath): Skeleton {
+    const path = join(cacheDirectory, NAME) as HostPath;
+    const known = skeletons.get(path) ?? new Skeleton(path);
+    skeletons.set(path, known);
+    return known;
   }
 
   /** Its path; the first caller ever makes it, others wait. *Throws* program-missing, program-failed, disk-full. */

@@ -52,6 +52,10 @@ const variants: Readonly<Record<string, Variant>> = {
         file: 'test/second-kernel/lvm-service.test.ts',
         env: { NIGHTLATCH_TEST_LUKS_ENGINE: 'dm-crypt', NIGHTLATCH_TEST_FORMATS: 'luks' },
       },
+      {
+        file: 'test/second-kernel/lock-on-pause-service.test.ts',
+        env: { NIGHTLATCH_TEST_LUKS_ENGINE: 'dm-crypt', NIGHTLATCH_TEST_FORMATS: 'luks' },
+      },
     ],
   },
   'a thin pool': {

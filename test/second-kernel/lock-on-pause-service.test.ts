@@ -116,23 +116,23 @@ for (const format of formats.filter((each) => isByKernel({ encryption: each })))
         await start(id);
       });
 
-      test('is copied to an image meanwhile, for which the keys come and go', async () => {
-        const letter = await lab.expectBooted(id);
-        await lab.act(id, PAUSE, 'PAUSED');
-        await lab.lab.cloud.act(id, { createImage: { name: `of ${format}` } });
-        await lab.reach(id, 'PAUSED');
-        await expectForgotten(id);
-        await lab.act(id, UNPAUSE, 'ACTIVE');
-        await expectGoesOn(id, letter);
-      });
-
-      test('is shelved meanwhile: what it was is an image, and all is locked', async () => {
-        await lab.act(id, PAUSE, 'PAUSED');
-        await lab.act(id, { shelve: null }, 'SHELVED_OFFLOADED');
-        await lab.expectLocked(id, []);
-        await lab.act(id, { unshelve: null }, 'ACTIVE');
-        await lab.expectBooted(id);
-        await lab.expectOpen(id);
+      test('is copied to an image meanwhile, for which the keys come and go; then it is shelved', async () => {
+        const own = await lab.create(format, 'root');
+        const letter = await lab.expectBooted(own);
+        await lab.act(own, PAUSE, 'PAUSED');
+        const { image_id } = await lab.lab.cloud.act(own, { createImage: { name: `of ${format}` } });
+        await lab.reach(own, 'PAUSED');
+        assert.equal((await lab.lab.cloud.expect('image', 'GET', `/v2/images/${image_id}`)).status, 'active');
+        await expectForgotten(own);
+        await lab.act(own, UNPAUSE, 'ACTIVE');
+        await expectGoesOn(own, letter);
+        await lab.act(own, PAUSE, 'PAUSED');
+        await lab.act(own, { shelve: null }, 'SHELVED_OFFLOADED');
+        assert.deepEqual(await lab.volumeNames(own), []);
+        await lab.lab.expectTidy();
+        await lab.act(own, { unshelve: null }, 'ACTIVE');
+        await lab.expectBooted(own);
+        await lab.lab.delete(own);
       });
     }
 

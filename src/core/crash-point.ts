@@ -21,6 +21,7 @@ export const innerCrashPoints = {
   'keys.create-next-key.stored': 'the next secret of a disk is stored, its row does not name it yet',
   'steps.create-backup.stored': 'the bytes of a backup are stored, its row does not say so yet',
   'steps.delete-backup.removed': 'the bytes of a backup are gone, its secret is not',
+  'steps.retype-volume.copied': 'the disk of a volume that is retyped is ready, its row does not say so yet',
   'steps.restore-backup.filled': 'the disk of a volume that is restored is ready, its row does not say so yet',
   'steps.restore-backup.exchanged': 'the volume has its restored disk, the one before is still there',
   'steps.rekey.changed': 'the header of a disk has its next key, the row names both',

@@ -20,6 +20,7 @@ import { lockServer, type Server } from '#db/servers.ts';
 import { claimSnapshotForDeletion, insertSnapshot, type Snapshot, snapshotsOf } from '#db/snapshots.ts';
 import { type Attachment, attachmentOf, insertAttachment, updateAttachment } from '#db/volume-attachments.ts';
 import { endTransfer, findTransfer, insertTransfer, type Transfer } from '#db/volume-transfers.ts';
+import type { VolumeType } from '#db/volume-types.ts';
 import { claimVolume, findVolume, lockVolume, updateVolume, type Volume } from '#db/volumes.ts';
 import { acceptTransfer } from '#operations/accept-transfer.ts';
 import { attachVolume, detachVolume } from '#operations/attach-volume.ts';
@@ -34,6 +35,7 @@ import { extendVolume } from '#operations/extend-volume.ts';
 import { checkCanBeRead, pendingOnVolume, planVolume } from '#operations/plan-volume.ts';
 import { rekeyVolume } from '#operations/rekey-volume.ts';
 import { restoreBackup } from '#operations/restore-backup.ts';
+import { neededChange, retypeVolume } from '#operations/retype-volume.ts';
 import type { Requester } from '#operations/server-operations.ts';
 import type { BackupInput, SnapshotInput, VolumeInput } from '#operations/volume-context.ts';
 import type {
@@ -56,6 +58,7 @@ export function volumeOperations(context: OperationContext): Operation<VolumeInp
     detachVolume(context),
     acceptTransfer(context),
     rekeyVolume(context),
+    retypeVolume(context),
   ];
 }
 
@@ -313,6 +316,23 @@ export class DurableVolumeOperations implements VolumeOperations {
       await claimBackup(tx, id, { action: 'delete', from, during: 'deleting' }, operation);
       if ((await countDependents(tx, id)) > 0) {
         throw badRequest('Invalid backup: Incremental backups exist for this backup.');
+      }
+    });
+    await this.#begin(operation);
+  }
+
+  async retype(id: VolumeId, type: VolumeType, mayMove: boolean, { requestId }: Requester): Promise<void> {
+    const operation = pendingOnVolume('retype-volume', { volumeId: id, requestId, retype: { typeId: type.id } });
+    await claimVolume(this.#context.db, id, 'retype', operation, async (tx, volume) => {
+      const refuse = (why: string) => badRequest(`Invalid volume: Retyping volume ${id} failed: ${why}.`);
+      if (volume.volume_type_id === type.id) throw refuse('it is of that type');
+      if (volume.status === 'in-use') {
+        const change = await neededChange(tx, volume, type);
+        if (change !== null)
+          throw refuse('its data would have to move, and a volume that is in use is not moved. Detach it first');
+      } else if ((await neededChange(tx, volume, type)) !== null) {
+        if (!mayMove) throw refuse('its data would have to move. Use migration policy on-demand');
+        if ((await snapshotsOf(tx, id)).length > 0) throw refuse('its data would have to move, and it has snapshots');
       }
     });
     await this.#begin(operation);

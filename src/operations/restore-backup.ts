@@ -2,21 +2,16 @@ import { openBackup } from '#backups/backup-chunks.ts';
 import { crashPoint } from '#core/crash-point.ts';
 import type { MediumContent } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
-import { type DiskId, newId } from '#core/ids.ts';
+import type { DiskId } from '#core/ids.ts';
 import { releaseBackup } from '#db/backups.ts';
-import { disksOf, insertDisks, nextGeneration, updateDisk } from '#db/disks.ts';
+import { updateDisk } from '#db/disks.ts';
 import type { DiskKeys } from '#host/host-agent.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { needBackup } from '#operations/create-backup.ts';
 import { waitForReaders } from '#operations/delete-volume.ts';
 import type { Failure, Operation } from '#operations/engine.ts';
-import {
-  type BackupInput,
-  failVolume,
-  finishVolume,
-  needPlacedDisk,
-  placedDiskOf,
-} from '#operations/volume-context.ts';
+import { exchangeForSuccessor, planSuccessor } from '#operations/successor-disk.ts';
+import { type BackupInput, failVolume, finishVolume, needPlacedDisk } from '#operations/volume-context.ts';
 import { destroyVolumeDisk, storeVolumeKey } from '#operations/volume-steps.ts';
 
 /**
@@ -39,10 +34,16 @@ export function restoreBackup(context: OperationContext): Operation<BackupInput>
     name: 'restore-backup',
     steps: [
       waitForReaders(context),
-      { name: 'plan', run: (input) => plan(context, input), undo: discard },
+      { name: 'plan', run: ({ volumeId }) => planSuccessor(context, volumeId), undo: discard },
       storeVolumeKey(context, ({ volumeId }: BackupInput) => volumeId, 'coming'),
       { name: 'fill', run: (input) => fill(context, input), undo: discard },
-      { name: 'exchange', run: (input) => exchange(context, input) },
+      {
+        name: 'exchange',
+        async run({ volumeId }) {
+          await exchangeForSuccessor(context, volumeId);
+          crashPoint('steps.restore-backup.exchanged');
+        },
+      },
       {
         name: 'remove',
         run: ({ volumeId, requestId }) => destroyVolumeDisk(context, volumeId, requestId, 'kept'),
@@ -51,17 +52,6 @@ export function restoreBackup(context: OperationContext): Operation<BackupInput>
     ],
     failed: (input, failure) => fail(context, input, failure),
   };
-}
-
-async function plan(context: OperationContext, { volumeId }: BackupInput): Promise<void> {
-  await context.db.transaction().execute(async (tx) => {
-    const disks = await disksOf(tx, volumeId);
-    const live = disks.find(({ standing }) => standing === 'live');
-    if (!live || disks.some(({ standing }) => standing === 'coming')) return;
-    const { created_at: _, ...like } = live;
-    const own = { id: newId<DiskId>(), generation: await nextGeneration(tx, live), standing: 'coming' } as const;
-    await insertDisks(tx, [{ ...like, ...own, state: 'absent', secret_id: null, other_secret_id: null }]);
-  });
 }
 
 async function fill(context: OperationContext, { backupId, volumeId, requestId }: BackupInput): Promise<void> {
@@ -92,18 +82,6 @@ async function fill(context: OperationContext, { backupId, volumeId, requestId }
   }
   crashPoint('steps.restore-backup.filled');
   await updateDisk(context.db, disk.id, { state: 'formatted' });
-}
-
-/** As one: at no instant has the volume two disks, or none. */
-async function exchange(context: OperationContext, { volumeId }: BackupInput): Promise<void> {
-  const coming = await placedDiskOf(context, volumeId, 'coming');
-  if (!coming) return;
-  const { disk: live } = await needPlacedDisk(context, volumeId);
-  await context.db.transaction().execute(async (tx) => {
-    await updateDisk(tx, live.id, { standing: 'kept' });
-    await updateDisk(tx, coming.disk.id, { standing: 'live' });
-  });
-  crashPoint('steps.restore-backup.exchanged');
 }
 
 async function finish(context: OperationContext, input: BackupInput): Promise<void> {

@@ -1,5 +1,14 @@
 import type { Disk, DiskOwnerId, DiskStanding } from '#core/disk.ts';
-import type { AttachmentId, BackupId, ProjectId, ServerId, SnapshotId, UserId, VolumeId } from '#core/ids.ts';
+import type {
+  AttachmentId,
+  BackupId,
+  ProjectId,
+  ServerId,
+  SnapshotId,
+  UserId,
+  VolumeId,
+  VolumeTypeId,
+} from '#core/ids.ts';
 import type { VolumeStatus } from '#core/volume.ts';
 import { asDisk, disksOf } from '#db/disks.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
@@ -16,6 +25,8 @@ export type VolumeInput = {
   readonly sizeGib?: number;
   /** Of an attach or a detach. */
   readonly attachment?: { readonly id: AttachmentId; readonly serverId: ServerId };
+  /** Of a retype: what it is to be. */
+  readonly retype?: { readonly typeId: VolumeTypeId };
   /** Of the acceptance of a transfer: whose it becomes. */
   readonly recipient?: { readonly projectId: ProjectId; readonly userId: UserId };
 };

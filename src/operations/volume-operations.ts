@@ -6,6 +6,7 @@ import type { Queryable } from '#db/database.ts';
 import type { Snapshot } from '#db/snapshots.ts';
 import type { Attachment } from '#db/volume-attachments.ts';
 import type { Transfer } from '#db/volume-transfers.ts';
+import type { VolumeType } from '#db/volume-types.ts';
 import type { Volume } from '#db/volumes.ts';
 import type { Requester } from '#operations/server-operations.ts';
 
@@ -88,6 +89,11 @@ export interface VolumeOperations {
   restoreBackup(id: BackupId, volumeId: VolumeId, requester: Requester): Promise<void>;
   /** *Throws* bad-request while others build on it. */
   deleteBackup(id: BackupId, requester: Requester, how: { readonly force: boolean }): Promise<void>;
+  /**
+   * Gives a volume another type. `mayMove`: also where its data has to move for that. *Throws* bad-request when it is of that
+   * type, when it would have to move and may not, has snapshots or is in use.
+   */
+  retype(id: VolumeId, type: VolumeType, mayMove: boolean, requester: Requester): Promise<void>;
   /** Gives a volume another passphrase, also while a guest has it. *Throws* bad-request for one that has none to change. */
   rekey(id: VolumeId, requester: Requester): Promise<void>;
 }

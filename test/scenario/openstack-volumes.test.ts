@@ -124,6 +124,25 @@ describe('openstack volume', { timeout: 600_000 }, () => {
     assert.deepEqual(await findStrays(lab.servers.service), []);
   });
 
+  it('set --type: to a clear one and back, on demand; all of its size stays, and the key is another', async () => {
+    const old = await lab.secretOf(volume);
+    assert.match(await openstack.fails('volume', 'set', '--type', '__DEFAULT__', 'data'), /on-demand/);
+    await openstack.does('volume', 'set', '--type', '__DEFAULT__', '--retype-policy', 'on-demand', 'data');
+    await lab.reach('volume', volume, 'available');
+    const clear = await lab.show('volume', volume);
+    assert.deepEqual([clear.encrypted, clear.volume_type, await lab.secretOf(volume)], [false, '__DEFAULT__', null]);
+    assert.equal((await stat(await lab.mediumOf(volume))).size, 2 * GIB);
+    await lab.must('POST', `/volumes/${volume}/action`, {
+      'os-retype': { new_type: 'secret', migration_policy: 'on-demand' },
+    });
+    await lab.reach('volume', volume, 'available');
+    assert.equal((await stat(await lab.mediumOf(volume))).size, 2 * GIB + LUKS1_HEADER_BYTES);
+    const secret = await lab.secretOf(volume);
+    assert.notEqual(secret, old);
+    assert.equal(await lab.opens(secret as never, await lab.mediumOf(volume)), true);
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+  });
+
   it('transfer: who accepts it gets it under a key of its own project; the giver’s opens nothing', async () => {
     const old = await lab.secretOf(volume);
     const { transfer } = await lab.must('POST', '/volume-transfers', { transfer: { volume_id: volume } });

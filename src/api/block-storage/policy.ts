@@ -42,6 +42,7 @@ export const blockStoragePolicy = {
   'volume:delete': 'project-member',
   'volume:force_delete': 'admin',
   'volume:extend': 'project-member',
+  'volume:retype': 'project-member',
   // Not Cinder's: another key for a volume.
   'volume:rekey': 'project-member',
   'volume:update_readonly_flag': 'project-member',

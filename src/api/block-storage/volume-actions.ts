@@ -5,13 +5,13 @@ import { has } from '#api/block-storage/microversions.ts';
 import type { BlockStorageAction } from '#api/block-storage/policy.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
 import type { VolumeActionBody } from '#api/block-storage/volume-schemas.ts';
-import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
+import { badRequest, NightlatchError, notFound, shorten } from '#core/errors.ts';
 import type { ServerId } from '#core/ids.ts';
 import { newId } from '#core/ids.ts';
 import { type VolumeStatus, volumeStatuses } from '#core/volume.ts';
 import { attachmentOf, endAttachment, insertAttachment } from '#db/volume-attachments.ts';
 import { checkQuota } from '#db/volume-quotas.ts';
-import { findVolumeType } from '#db/volume-types.ts';
+import { findVolumeType, findVolumeTypeNamed } from '#db/volume-types.ts';
 import type { VolumeChange } from '#db/volumes.ts';
 import { lockVolume, updateVolume, type Volume } from '#db/volumes.ts';
 
@@ -54,6 +54,7 @@ export const volumeActionCalls: Readonly<Record<string, VolumeAction>> = {
     },
   },
   'os-reset_status': { policy: 'volume_extension:volume_admin_actions:reset_status', run: resetStatus },
+  'os-retype': { policy: 'volume:retype', run: retype },
   'nightlatch:rekey': {
     policy: 'volume:rekey',
     run: async ({ services, volume, context }) => {
@@ -123,6 +124,14 @@ async function extend({ request, body, context, volume, services }: VolumeAction
   const more = { gigabytes: size - volume.size_gib };
   const quota = { kind: 'volume', more, volumeType: type?.name ?? null, volumeGib: size } as const;
   await services.volumes.extend(volume.id, size, context, (tx) => checkQuota(tx, volume.project_id, quota));
+  return null;
+}
+
+async function retype({ body, context, volume, services }: VolumeActionCall): Promise<null> {
+  const { new_type: name, migration_policy: policy } = body['os-retype'] ?? {};
+  const type = await findVolumeTypeNamed(services.db, name ?? '', context.isAdmin ? null : context.projectId);
+  if (!type) throw notFound('Volume type', name ?? '');
+  await services.volumes.retype(volume.id, type, policy === 'on-demand', context);
   return null;
 }
 

@@ -86,6 +86,12 @@ export const VolumeActionBody = Type.Object(
         migration_status: Type.Optional(Type.Union([Type.String({ maxLength: 64 }), Type.Null()])),
       }),
     ),
+    'os-retype': Type.Optional(
+      exactly({
+        new_type: Type.String({ minLength: 1, maxLength: 255 }),
+        migration_policy: Type.Optional(Type.Union([Type.Enum(['never', 'on-demand']), Type.Null()])),
+      }),
+    ),
     'nightlatch:rekey': anything,
     'os-force_delete': anything,
     'os-reserve': anything,

@@ -134,13 +134,13 @@ const cases: Readonly<Record<string, Case>> = {
 
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
 
-/** Two for each step, and those inside steps; the covering depth takes the last inner ones. */
+/** Two for each step, and those inside steps; the covering depth takes the last inner one. */
 function pointsOf(name: string, inner: readonly string[]): string[] {
   const context = {} as OperationContext;
   const all = [...volumeOperations(context), ...snapshotOperations(context), ...backupOperations(context)];
   const operation = all.find((each) => each.name === name.split(' ')[0]);
   assert.ok(operation, `there is no operation ${name}`);
-  if (!isWhole) return inner.slice(-2);
+  if (!isWhole) return inner.slice(-1);
   return [
     ...operation.steps.flatMap((step) => [
       `${operation.name}.${step.name}.before`,

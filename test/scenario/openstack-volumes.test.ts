@@ -125,22 +125,24 @@ describe('openstack volume', { timeout: 600_000 }, () => {
   });
 
   it('set --type: to a clear one and back, on demand; all of its size stays, and the key is another', async () => {
-    const old = await lab.secretOf(volume);
-    assert.match(await openstack.fails('volume', 'set', '--type', '__DEFAULT__', 'data'), /on-demand/);
-    await openstack.does('volume', 'set', '--type', '__DEFAULT__', '--retype-policy', 'on-demand', 'data');
-    await lab.reach('volume', volume, 'available');
-    const clear = await lab.show('volume', volume);
-    assert.deepEqual([clear.encrypted, clear.volume_type, await lab.secretOf(volume)], [false, '__DEFAULT__', null]);
-    assert.equal((await stat(await lab.mediumOf(volume))).size, 2 * GIB);
-    await lab.must('POST', `/volumes/${volume}/action`, {
+    const other = await lab.addVolume({ name: 'other', volume_type: 'secret' });
+    const old = await lab.secretOf(other);
+    assert.match(await openstack.fails('volume', 'set', '--type', '__DEFAULT__', 'other'), /on-demand/);
+    await openstack.does('volume', 'set', '--type', '__DEFAULT__', '--retype-policy', 'on-demand', 'other');
+    await lab.reach('volume', other, 'available');
+    const clear = await lab.show('volume', other);
+    assert.deepEqual([clear.encrypted, clear.volume_type, await lab.secretOf(other)], [false, '__DEFAULT__', null]);
+    assert.equal((await stat(await lab.mediumOf(other))).size, GIB);
+    await lab.must('POST', `/volumes/${other}/action`, {
       'os-retype': { new_type: 'secret', migration_policy: 'on-demand' },
     });
-    await lab.reach('volume', volume, 'available');
-    assert.equal((await stat(await lab.mediumOf(volume))).size, 2 * GIB + LUKS1_HEADER_BYTES);
-    const secret = await lab.secretOf(volume);
+    await lab.reach('volume', other, 'available');
+    assert.equal((await stat(await lab.mediumOf(other))).size, GIB + LUKS1_HEADER_BYTES);
+    const secret = await lab.secretOf(other);
     assert.notEqual(secret, old);
-    assert.equal(await lab.opens(secret as never, await lab.mediumOf(volume)), true);
+    assert.equal(await lab.opens(secret as never, await lab.mediumOf(other)), true);
     assert.deepEqual(await findStrays(lab.servers.service), []);
+    await lab.delete('volume', other);
   });
 
   it('transfer: who accepts it gets it under a key of its own project; the giver’s opens nothing', async () => {

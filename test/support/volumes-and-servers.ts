@@ -17,7 +17,8 @@ import type { ServiceOptions } from '#test/support/service.ts';
 export type Kind = 'volume' | 'snapshot' | 'backup';
 
 const HEADER_BYTES = 4 * 1024 * 1024;
-const PATIENCE = 150;
+/** Tenths of a second: a whole volume is encrypted while a test waits. */
+const PATIENCE = 900;
 
 /** The service with volumes, snapshots and servers as a test wants them, and a look at what opens them. */
 export class VolumesAndServers implements AsyncDisposable {

@@ -26,6 +26,7 @@ export const innerCrashPoints = {
   'steps.restore-backup.exchanged': 'the volume has its restored disk, the one before is still there',
   'steps.rekey.changed': 'the header of a disk has its next key, the row names both',
   'steps.rekey.named': 'the row of a disk names its new secret, the old one is still stored',
+  'steps.let-volumes-go.recorded': 'a volume names its deletion and no server, the engine does not know it yet',
   'steps.copy.made': 'the snapshot of a disk is ready, its row does not say so yet',
   'agent.grow-disk.grown': 'the room is there, the guest does not see it yet',
   'agent.attach-volume.unlocked': 'the volume is unlocked, its guest does not have it yet',

@@ -117,9 +117,9 @@ export async function exchangeDisks(
 
 /**
  * Writes a row for the disk that is to replace each live one, as `coming`, without a place. `rootImage`: what the root
- * disk is made from. *Repeat*: fine.
+ * disk is made from, if it has one. *Repeat*: fine.
  */
-export async function planSuccessors(tx: Queryable, serverId: ServerId, rootImage: ImageId): Promise<void> {
+export async function planSuccessors(tx: Queryable, serverId: ServerId, rootImage: ImageId | null): Promise<void> {
   const rows = await disksOf(tx, serverId);
   if (rows.some(({ standing }) => standing === 'coming')) return;
   const replaced = rows.filter(({ role, standing }) => standing === 'live' && role !== 'memory' && role !== 'snapshot');

@@ -45,6 +45,16 @@ export async function devicesEverUsed(db: Queryable, serverId: ServerId): Promis
   return new Set(rows.flatMap(({ device }) => device ?? []));
 }
 
+/** Whether a server has a volume that is encrypted. */
+export async function hasEncryptedVolume(db: Queryable, serverId: ServerId): Promise<boolean> {
+  const live = db.selectFrom('volume_attachments').where('detached_at', 'is', null).where('server_id', '=', serverId);
+  const encrypted = live
+    .innerJoin('disks', 'disks.owner_id', 'volume_attachments.volume_id')
+    .where('disks.state', '<>', 'destroyed')
+    .where('disks.encryption', 'is not', null);
+  return (await encrypted.select('disks.id').executeTakeFirst()) !== undefined;
+}
+
 /** As `attachmentsToServer`, of several servers at once. */
 export async function attachmentsToServers(
   db: Queryable,

@@ -230,7 +230,7 @@ export async function stateOnHost(
   if (running?.state === 'running') return { vm_state: 'active', power_state: 'running' };
   if (running?.state === 'paused') return { vm_state: 'paused', power_state: 'paused' };
   const server = placed?.server ?? (await findServer(context.db, serverId));
-  if (server?.shelved_image_id) {
+  if (server?.shelved_at) {
     return { vm_state: server.host === null ? 'shelved_offloaded' : 'shelved', power_state: 'shutdown' };
   }
   const memory = placed ? savedMemory(placed.disks) : null;

@@ -28,7 +28,7 @@ import { confirmResize, resizeServer, revertResize } from '#operations/resize-se
 import { resumeServer } from '#operations/resume-server.ts';
 import type { ImageRequest, Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
 import { planServerVolumes } from '#operations/server-volumes.ts';
-import { shelveServer } from '#operations/shelve-server.ts';
+import { shelveServer, shelveVolumeServer } from '#operations/shelve-server.ts';
 import { suspendServer } from '#operations/suspend-server.ts';
 import { unshelveServer } from '#operations/unshelve-server.ts';
 
@@ -76,6 +76,7 @@ export function serverOperations(context: OperationContext): Operation<ServerInp
     rebuildServer(context),
     createImage(context),
     shelveServer(context),
+    shelveVolumeServer(context),
     offloadServer(context),
     unshelveServer(context),
     deleteServer(context),
@@ -130,14 +131,18 @@ export class DurableServerOperations implements ServerOperations {
       this.#context.db,
       serverId,
       action,
-      (underWay, { shelved_image_id }) => {
+      (underWay, { shelved_image_id, image_id }) => {
+        const hasRootDisk = image_id !== null;
+        if (action === 'shelve' && !hasRootDisk) {
+          return pending('shelve-volume-server', serverId, requester.requestId, underWay?.id ?? null, particulars);
+        }
         const image = action === 'shelve' ? imageId : shelved_image_id;
         const all = image === null ? particulars : { ...particulars, imageId: image };
         return pending(operationOf[action], serverId, requester.requestId, underWay?.id ?? null, all);
       },
       replacement,
       async (tx, server) => {
-        if (action === 'shelve') await planImage(tx, server, imageId, shelvedImage(server));
+        if (action === 'shelve' && server.image_id !== null) await planImage(tx, server, imageId, shelvedImage(server));
       },
     );
     crashPoint('operations.recorded');

@@ -21,7 +21,7 @@ export async function letVolumesGo(context: OperationContext, { serverId, reques
     if (attachment.delete_on_termination) await awaitCreation(context, attachment);
     const deletion = await context.db.transaction().execute((tx) => letGo(tx, attachment, requestId));
     if (deletion === null) continue;
-    crashPoint('operations.recorded');
+    crashPoint('steps.let-volumes-go.recorded');
     await context.engine.start(deletion.name, deletion.id, deletion.input);
   }
 }

@@ -30,6 +30,9 @@ function offload(context: OperationContext): Step<ServerInput> {
 }
 
 export async function offloadDisks(context: OperationContext, input: ServerInput): Promise<void> {
+  const server = await findServer(context.db, input.serverId);
+  // One that boots from a volume was shelved to no image.
+  if (server?.image_id === null) return await leaveHost(context, input);
   const image = await context.images.describe(imageOf(input));
   if (image?.status !== 'active') {
     const reason = `Offloading server ${input.serverId} was not begun: image ${imageOf(input)}, to which it was shelved, is gone. Unshelve it.`;
@@ -46,7 +49,7 @@ export async function leaveHost(context: OperationContext, input: ServerInput): 
   const { serverId } = input;
   const placed = await loadIfPlaced(context, serverId);
   if (!placed) return;
-  await context.db.transaction().execute((tx) => planSuccessors(tx, serverId, imageOf(input)));
+  await context.db.transaction().execute((tx) => planSuccessors(tx, serverId, input.imageId ?? null));
   await destroyDisks(context, input, (disk) => disk.standing !== 'coming');
   await placed.agent.forgetServer(serverId);
   if (placed.server.host) await placed.agent.pruneImages(await imagesToKeep(context.db, placed.server.host));

@@ -6,6 +6,7 @@ import { GIB } from '#core/sizes.ts';
 import type { Queryable } from '#db/database.ts';
 import { type DiskRow, disksOf, exchangeDisks, insertDisks, nextGeneration, placeDisks } from '#db/disks.ts';
 import { findServer, replaced, type Server, updateServer } from '#db/servers.ts';
+import { hasEncryptedVolume } from '#db/volume-attachments.ts';
 import { loadPlaced, type OperationContext, type ServerInput, showTask } from '#operations/context.ts';
 import type { Step } from '#operations/engine.ts';
 import { findRoom } from '#operations/find-room.ts';
@@ -39,7 +40,7 @@ export function planDisks(context: OperationContext): Step<ServerInput> {
         const server = await findServer(tx, serverId);
         const rows = await disksOf(tx, serverId);
         if (!server?.replacement || !server.host || rows.some(isComing)) return;
-        const coming = comingDisks(server, rows);
+        const coming = comingDisks(server, rows, { isVolumeEncrypted: await hasEncryptedVolume(tx, serverId) });
         const host = await findRoom(tx, demandOf(server, coming), { ...server, host: server.host });
         for (const disk of coming) {
           const identity = { owner_id: serverId, role: disk.role, ordinal: disk.ordinal };
@@ -54,7 +55,10 @@ export function planDisks(context: OperationContext): Step<ServerInput> {
 
 type ComingDisk = Omit<Parameters<typeof insertDisks>[1][number], 'generation'>;
 
-function comingDisks(server: Server, live: readonly DiskRow[]): ComingDisk[] {
+/** Of a server that has no disk of its own to be like. */
+type Besides = { readonly isVolumeEncrypted: boolean };
+
+function comingDisks(server: Server, live: readonly DiskRow[], besides: Besides): ComingDisk[] {
   const { flavor, image_id: imageId, config_drive: configDrive } = replaced(server);
   const root = live.find(({ role }) => role === 'root');
   const { rebuild } = server.replacement ?? {};
@@ -62,8 +66,9 @@ function comingDisks(server: Server, live: readonly DiskRow[]): ComingDisk[] {
   const wanted = plannedDisks({ flavor, imageId, imageBytes, configDrive });
   const encryption = rebuild
     ? { encrypted: rebuild.intent.encrypted, encryption: rebuild.intent.format }
-    : { encrypted: root?.encrypted ?? false, encryption: root?.encryption ?? null };
-  if (!rebuild) checkGrowsOnly({ ...server.flavor, rootBytes: root?.size_bytes ?? 0 }, flavor);
+    : likeOwn(root ?? live.find(({ role }) => role !== 'memory'), besides);
+  const rootBytes = imageId === null ? null : (root?.size_bytes ?? 0);
+  if (!rebuild) checkGrowsOnly({ ...server.flavor, rootBytes }, flavor);
   const coming = rebuild ? wanted : disksToReplace(wanted, live).map(withoutImage);
   return coming.map(({ role, ordinal, sizeBytes, imageId: image_id }) => ({
     id: newId<DiskId>(),
@@ -80,6 +85,12 @@ function comingDisks(server: Server, live: readonly DiskRow[]): ComingDisk[] {
     state: 'absent',
     secret_id: null,
   }));
+}
+
+/** What the guest knows of an encrypted volume lies nowhere in clear; of any other, its host says how its disks are. */
+function likeOwn(own: DiskRow | undefined, { isVolumeEncrypted }: Besides) {
+  if (own) return { encrypted: own.encrypted, encryption: own.encryption };
+  return { encrypted: isVolumeEncrypted ? true : null, encryption: null };
 }
 
 /** A copy holds what the image gave; it does not start from it. */

@@ -3,7 +3,7 @@ import type { Image } from '#core/image.ts';
 import { findServer, updateServer } from '#db/servers.ts';
 import { finish, finishWithFault, type OperationContext, type ServerInput } from '#operations/context.ts';
 import type { Operation } from '#operations/engine.ts';
-import { imageOf, imageSteps } from '#operations/image-steps.ts';
+import { imageSteps } from '#operations/image-steps.ts';
 import { OFFLOADED, offloadDisks } from '#operations/offload-server.ts';
 import { destroySavedMemory, stopGuest } from '#operations/steps.ts';
 
@@ -43,6 +43,32 @@ export function shelveServer(context: OperationContext): Operation<ServerInput> 
   };
 }
 
+/**
+ * Shelve server that boots from a volume: there is nothing to make an image of, and it leaves its host at once, as in Nova.
+ * Its volumes stay its own.
+ *
+ * | step           | effect                                        | compensation                    | a repeat |
+ * |----------------|-----------------------------------------------|---------------------------------|----------|
+ * | stop           | guest ended, all locked, leases closed        | none: a stopped guest cannot be brought back | fine |
+ * | note           | SHELVED                                       | none: from here on it is shelved | fine    |
+ * | destroy-memory | saved memory and its secret destroyed         | none                            | fine     |
+ * | offload        | disks of its own destroyed, no host           | none                            | fine     |
+ * | finish         | SHELVED_OFFLOADED                             | –                               | same     |
+ */
+export function shelveVolumeServer(context: OperationContext): Operation<ServerInput> {
+  return {
+    name: 'shelve-volume-server',
+    steps: [
+      stopGuest(context, context.shutdownTimeoutMs),
+      { name: 'note', run: (input) => note(context, input) },
+      destroySavedMemory(context),
+      { name: 'offload', run: (input) => offloadDisks(context, input) },
+      { name: 'finish', run: (input) => finishShelved(context, input) },
+    ],
+    failed: (input, failure) => finishWithFault(context, input, failure),
+  };
+}
+
 /** @throws conflict when a delete has taken the server over. */
 async function note(context: OperationContext, input: ServerInput): Promise<void> {
   await context.db.transaction().execute(async (tx) => {
@@ -59,7 +85,7 @@ async function note(context: OperationContext, input: ServerInput): Promise<void
       vm_state: 'shelved',
       power_state: 'shutdown',
       task_state: 'shelving_offloading',
-      shelved_image_id: imageOf(input),
+      shelved_image_id: input.imageId ?? null,
       shelved_at: new Date(),
     });
   });

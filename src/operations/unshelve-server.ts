@@ -3,7 +3,6 @@ import { findServer, releaseServer, updateServer } from '#db/servers.ts';
 import { faultOf, finish, type OperationContext, type ServerInput } from '#operations/context.ts';
 import { place } from '#operations/create-server.ts';
 import type { Operation, Step } from '#operations/engine.ts';
-import { imageOf } from '#operations/image-steps.ts';
 import { leaveHost } from '#operations/offload-server.ts';
 import { cacheImages, createDisks, startGuest, storeKeys } from '#operations/steps.ts';
 
@@ -57,7 +56,7 @@ async function leaveAgain(context: OperationContext, input: ServerInput): Promis
 async function finishUnshelved(context: OperationContext, input: ServerInput): Promise<void> {
   const server = await findServer(context.db, input.serverId);
   if (server?.operation?.id === input.operationId) await updateServer(context.db, server.id, ACTIVE);
-  await context.images.discard(imageOf(input), input.requestId);
+  if (input.imageId !== undefined) await context.images.discard(input.imageId, input.requestId);
   await finish(context, input, { ...ACTIVE, launched_at: new Date() });
 }
 

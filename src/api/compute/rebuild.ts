@@ -40,6 +40,7 @@ export async function rebuild({ request, server, context, services }: ActionCall
   refuseUnserved(asked);
   if (server.host === null) throw new NightlatchError('server-unplaced', { server: server.id });
   const image = await getBootImage(services.images, imageIdFrom(asked), context, server.project_id);
+  if (server.image_id === null) throw volumeBacked(request, image);
   checkFit(server.flavor, image);
   const flavor = { name: server.flavor.name, properties: server.flavor.extraSpecs };
   const intent = resolveEncryptionIntent(flavor, image);
@@ -52,6 +53,13 @@ export async function rebuild({ request, server, context, services }: ActionCall
   const rebuilt = replaced(await getServer(services.db, server.id, context));
   const adminPass = asked.adminPass ?? randomBytes(9).toString('base64url');
   return { server: { ...(await presentRebuilt(request, services, rebuilt)), adminPass } };
+}
+
+function volumeBacked(request: FastifyRequest, { id }: BootImage): Error {
+  const reason = has(request, 'rebuild-boot-volume')
+    ? 'Writing an image onto the root volume of a server is not served. Create a server from a new volume.'
+    : 'Unable to rebuild with a different image for a volume-backed server.';
+  return badRequest(`Image ${id} is unacceptable: ${reason}`);
 }
 
 function columnsFrom(asked: Rebuild, server: Server, image: BootImage): ServerReplacement['columns'] {

@@ -21,8 +21,10 @@ export async function rescueServer({ body, context, server, services }: ActionCa
     const reason = `Cannot 'rescue' instance ${server.id} which has never been active`;
     throw new NightlatchError('conflict', { reason });
   }
+  if (server.image_id === null) {
+    throw badRequest(`Instance ${server.id} cannot be rescued: Cannot rescue a volume-backed instance`);
+  }
   const id = body.rescue?.rescue_image_ref ?? server.image_id;
-  if (id === null) throw badRequest(`Instance ${server.id} cannot be rescued: it has no image. Name one to rescue it.`);
   const image = await getBootImage(services.images, id, context, server.project_id);
   const root = (await disksOf(services.db, server.id)).find(
     ({ role, standing }) => role === 'root' && standing === 'live',

@@ -26,7 +26,8 @@ export async function resize({ server, context, services }: ActionCall, asked: R
   if (flavor.id === server.flavor.id) throw badRequest('When resizing, instances must change flavor!');
   const disks = await disksOf(services.db, server.id);
   const root = disks.find(({ role, standing }) => role === 'root' && standing === 'live');
-  checkGrowsOnly({ ...server.flavor, rootBytes: root?.size_bytes ?? server.flavor.rootGib * GIB }, flavor);
+  const rootBytes = server.image_id === null ? null : (root?.size_bytes ?? server.flavor.rootGib * GIB);
+  checkGrowsOnly({ ...server.flavor, rootBytes }, flavor);
   // An image that is gone asks nothing any more; what it asked for is in how the disks are.
   const image = server.image_id === null ? null : await findBootImage(services.images, server.image_id, context);
   if (image) checkFit(flavor, image);

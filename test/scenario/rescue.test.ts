@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { GuestConsole } from '#cli/cloud/guest-console.ts';
-import { diskRoles } from '#core/disk.ts';
+import { diskRoles, type StorageFormat } from '#core/disk.ts';
 import { powerStates } from '#core/server.ts';
 import { CLOUD_NAME } from '#main/clouds-yaml.ts';
 import { expectBooted } from '#test/support/boot-guest.ts';
@@ -11,14 +11,19 @@ import { bootSector } from '#test/support/boot-sector.ts';
 import { type OpenStackClient, openStackClient } from '#test/support/openstack-client.ts';
 import { ServerLab } from '#test/support/server-lab.ts';
 import { wayOf } from '#test/support/server-way.ts';
+import { formatUnderTest, imagesTypeUnderTest } from '#test/support/service.ts';
 import { findStrays } from '#test/support/strays.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
 /** A server is rescued from another image and comes back, by the real client. */
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
+const onVolumes = imagesTypeUnderTest === 'lvm';
+const ENCRYPTED = { 'hw:ephemeral_encryption': 'true', 'hw:ephemeral_encryption_format': formatUnderTest };
+/** In files, or what `NIGHTLATCH_TEST_IMAGES_TYPE` names. */
+const storages: readonly StorageFormat[] = onVolumes ? ['lvm'] : isWhole ? ['raw', 'qcow2'] : ['qcow2'];
 
-for (const imagesType of isWhole ? (['raw', 'qcow2'] as const) : (['qcow2'] as const)) {
-  describe(`openstack server rescue and unrescue (${imagesType})`, { timeout: 300_000 }, () => {
+for (const imagesType of storages) {
+  describe(`openstack server rescue and unrescue (${imagesType})`, { timeout: onVolumes ? 3_600_000 : 300_000 }, () => {
     let lab: ServerLab;
     let openstack: OpenStackClient;
     let id: string;
@@ -26,7 +31,7 @@ for (const imagesType of isWhole ? (['raw', 'qcow2'] as const) : (['qcow2'] as c
     before(async () => {
       lab = await ServerLab.open({ imagesType, shutdownTimeout: 5 });
       openstack = openStackClient(lab.service.stateDirectory, CLOUD_NAME);
-      const flavor = await lab.addFlavor({ 'hw:ephemeral_encryption': 'true' });
+      const flavor = await lab.addFlavor(ENCRYPTED);
       id = await lab.create(flavor, await lab.addBootImage());
       const tools = join(lab.service.directory, 'tools.raw');
       await writeFile(tools, Buffer.concat([rescueSector(), Buffer.alloc(2 * 1024 * 1024 - 512)]));
@@ -63,10 +68,14 @@ for (const imagesType of isWhole ? (['raw', 'qcow2'] as const) : (['qcow2'] as c
         using guest = await GuestConsole.open(await lab.cloud.serialConsoleUrl(id));
         await guest.exchange('p', /^/);
       }
-      await waitUntil('the end is noticed', async () => {
-        const { 'OS-EXT-STS:power_state': power, 'OS-EXT-STS:task_state': task } = await lab.cloud.server(id);
-        return power === powerStates.shutdown && task === null;
-      });
+      await waitUntil(
+        'the end is noticed',
+        async () => {
+          const { 'OS-EXT-STS:power_state': power, 'OS-EXT-STS:task_state': task } = await lab.cloud.server(id);
+          return power === powerStates.shutdown && task === null;
+        },
+        10_000 * lab.cloud.patience,
+      );
       assert.equal((await lab.cloud.server(id)).status, 'RESCUE');
       assert.deepEqual(await leased(), []);
       assert.deepEqual(await findStrays(lab.service), []);

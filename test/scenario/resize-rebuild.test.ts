@@ -2,10 +2,12 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { JsonObject } from '#cli/cloud/client.ts';
 import { GuestConsole } from '#cli/cloud/guest-console.ts';
+import type { StorageFormat } from '#core/disk.ts';
 import { MIB } from '#core/sizes.ts';
 import { expectBooted } from '#test/support/boot-guest.ts';
 import { type DiskFacts, ServerLab } from '#test/support/server-lab.ts';
 import { wayOf } from '#test/support/server-way.ts';
+import { formatUnderTest, imagesTypeUnderTest } from '#test/support/service.ts';
 import { findStrays } from '#test/support/strays.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
@@ -15,21 +17,24 @@ import { waitUntil } from '#test/support/wait.ts';
  */
 
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
-const LUKS = { 'hw:ephemeral_encryption': 'true', 'hw:ephemeral_encryption_format': 'luks' };
+const ENCRYPTED = { 'hw:ephemeral_encryption': 'true', 'hw:ephemeral_encryption_format': formatUnderTest };
+const onVolumes = imagesTypeUnderTest === 'lvm';
+/** In files, or what `NIGHTLATCH_TEST_IMAGES_TYPE` names. */
+const storages: readonly StorageFormat[] = onVolumes ? ['lvm'] : isWhole ? ['raw', 'qcow2'] : ['raw'];
 const GIB = 1024 * MIB;
 /** Of the whole depth only: what it shows is shown by others too, in part. */
 const whole = isWhole ? test : () => {};
 
-for (const imagesType of isWhole ? (['raw', 'qcow2'] as const) : (['raw'] as const)) {
-  describe(`servers with encrypted disks (${imagesType})`, { timeout: 600_000 }, () => {
+for (const imagesType of storages) {
+  describe(`servers with encrypted disks (${imagesType})`, { timeout: onVolumes ? 7_200_000 : 600_000 }, () => {
     let lab: ServerLab;
     let small: string;
     let large: string;
     let image: string;
     before(async () => {
       lab = await ServerLab.open({ imagesType, shutdownTimeout: 5 });
-      small = await lab.addFlavor(LUKS, { disk: 0, ephemeral: 0, swap: 8 });
-      large = await lab.addFlavor(LUKS, { ram: 96, disk: 1, ephemeral: 1, swap: 16 });
+      small = await lab.addFlavor(ENCRYPTED, { disk: 0, ephemeral: 0, swap: 8 });
+      large = await lab.addFlavor(ENCRYPTED, { ram: 96, disk: 1, ephemeral: 1, swap: 16 });
       image = await lab.addBootImage();
     });
     after(() => lab[Symbol.asyncDispose]());
@@ -98,7 +103,7 @@ for (const imagesType of isWhole ? (['raw', 'qcow2'] as const) : (['raw'] as con
 
     whole('nothing is copied when no disk changes; a server is deleted while its resize waits', async () => {
       const id = await lab.create(small, image);
-      const more = await lab.addFlavor(LUKS, { ram: 96, disk: 0, ephemeral: 0, swap: 8 });
+      const more = await lab.addFlavor(ENCRYPTED, { ram: 96, disk: 0, ephemeral: 0, swap: 8 });
       const before = await lab.disksOf(id);
       await act(id, { resize: { flavorRef: more } }, 'VERIFY_RESIZE');
       assert.deepEqual(await lab.disksOf(id), before);
@@ -116,7 +121,8 @@ for (const imagesType of isWhole ? (['raw', 'qcow2'] as const) : (['raw'] as con
       await expectBooted(lab.cloud, id);
       using guest = await GuestConsole.open(await lab.cloud.serialConsoleUrl(id));
       await guest.exchange('p', /^/);
-      await waitUntil('its end is seen', async () => (await lab.cloud.server(id))['OS-EXT-STS:power_state'] === 4);
+      const isOff = async () => (await lab.cloud.server(id))['OS-EXT-STS:power_state'] === 4;
+      await waitUntil('its end is seen', isOff, 10_000 * lab.cloud.patience);
       await lab.cloud.waitForStatus(id, 'VERIFY_RESIZE');
       await expectNoStrays();
       await act(id, { confirmResize: null }, 'SHUTOFF');
@@ -128,7 +134,7 @@ for (const imagesType of isWhole ? (['raw', 'qcow2'] as const) : (['raw'] as con
       const id = await lab.create(small, image);
       const next = await expectBooted(lab.cloud, id);
       const before = await lab.disksOf(id);
-      const huge = await lab.addFlavor(LUKS, { ram: 64 * 1024 * 1024, disk: 1 });
+      const huge = await lab.addFlavor(ENCRYPTED, { ram: 64 * 1024 * 1024, disk: 1 });
       await lab.cloud.act(id, { resize: { flavorRef: huge } });
       const server = await lab.cloud.waitForStatus(id, 'ACTIVE');
       assert.match(server.fault.message, /^No valid host was found\. .* MiB of memory free/);

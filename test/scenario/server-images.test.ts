@@ -36,7 +36,7 @@ const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
 const storages: readonly StorageFormat[] = isVolumeTest ? [imagesTypeUnderTest] : ['raw', 'qcow2'];
 
 for (const imagesType of storages) {
-  describe(`images of servers on ${imagesType}`, { timeout: 600_000 }, () => {
+  describe(`images of servers on ${imagesType}`, { timeout: isVolumeTest ? 7_200_000 : 600_000 }, () => {
     let lab: ServerLab;
     let clear: string;
     let secret: string;
@@ -65,7 +65,7 @@ for (const imagesType of storages) {
             break;
           } catch (error) {
             // What is sent while the firmware still has the serial port is lost.
-            if (attempt === 10) throw error;
+            if (attempt >= 10 * lab.cloud.patience) throw error;
           }
         }
       }
@@ -235,7 +235,7 @@ for (const imagesType of storages) {
 }
 
 if (isWhole) {
-  describe('a shelved server', { timeout: 600_000 }, () => {
+  describe('a shelved server', { timeout: isVolumeTest ? 1_800_000 : 600_000 }, () => {
     it('leaves its host by itself after shelved_offload_time', async () => {
       await using lab = await ServerLab.open({ shutdownTimeout: 1, defaults: 'shelved_offload_time = 1' });
       const flavor = await lab.addFlavor({ 'hw:ephemeral_encryption': 'true' }, { disk: 0, ephemeral: 0, swap: 0 });

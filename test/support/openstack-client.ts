@@ -1,4 +1,5 @@
 import { type Outcome, run } from '#host/exec.ts';
+import { imagesTypeUnderTest } from '#test/support/service.ts';
 
 const TIMEOUT_MS = 60_000;
 
@@ -20,7 +21,7 @@ export function openStackClient(folder: string, cloud: string): OpenStackClient 
     run('openstack', ['--os-cloud', cloud, ...args], {
       doing: `Running openstack ${args.join(' ')}`,
       cwd: folder,
-      timeoutMs: TIMEOUT_MS,
+      timeoutMs: TIMEOUT_MS * (imagesTypeUnderTest === 'lvm' ? 6 : 1),
       tolerate,
     });
   return {

@@ -10,6 +10,7 @@ import { run } from '#host/exec.ts';
 import { diskFile } from '#host/storage/disk-file.ts';
 import { bootSector } from '#test/support/boot-sector.ts';
 import { type ServiceOptions, TestService } from '#test/support/service.ts';
+import { lookAtVolume } from '#test/support/volume-group.ts';
 
 type Strings = Readonly<Record<string, string>>;
 export type FlavorSizes = {
@@ -25,7 +26,7 @@ export type DiskFacts = {
   readonly standing: Disk['standing'];
   readonly secretId: Disk['secretId'];
   readonly path: HostPath;
-  /** `luks` for a raw disk that is encrypted, `qcow2+luks` for a qcow2 one. */
+  /** `luks` for a raw disk that is encrypted, `qcow2+luks` for a qcow2 one; of a volume, what its first bytes say. */
   readonly format: string;
   readonly sizeBytes: number;
   readonly backingFile: string | null;
@@ -101,15 +102,17 @@ export class ServerLab implements AsyncDisposable {
   }
 
   async #lookAt(disk: Disk): Promise<DiskFacts> {
+    const { role, standing, secretId } = disk;
+    if (disk.storage === 'lvm') return { role, standing, secretId, backingFile: null, ...(await lookAtVolume(disk)) };
     const path = diskFile(join(this.service.stateDirectory, 'disks'), disk);
     // -U: the guest that runs holds the lock.
     const { stdout } = await run('qemu-img', ['info', '-U', '--output=json', path], { doing: `Looking at ${path}` });
     const info = JSON.parse(stdout);
     const inner = info['format-specific']?.data?.encrypt?.format;
     return {
-      role: disk.role,
-      standing: disk.standing,
-      secretId: disk.secretId,
+      role,
+      standing,
+      secretId,
       path,
       format: inner === undefined ? info.format : `${info.format}+${inner}`,
       sizeBytes: info['virtual-size'],

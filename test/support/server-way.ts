@@ -2,6 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { CloudClient } from '#cli/cloud/client.ts';
 
 const POLL_MS = 5;
+/** Where a new process takes a second, so does each state. */
+const SLOW_POLL_MS = 200;
 const TIMEOUT_MS = 120_000;
 
 /**
@@ -15,7 +17,7 @@ export async function wayOf(
   end: string,
   act: () => Promise<unknown>,
 ): Promise<string[]> {
-  const deadline = Date.now() + TIMEOUT_MS;
+  const deadline = Date.now() + TIMEOUT_MS * cloud.patience;
   const way = [await look(cloud, name)];
   let isDone = false;
   let failure: unknown;
@@ -34,7 +36,7 @@ export async function wayOf(
     if (seen !== way.at(-1)) way.push(seen);
     if (wasDone && !seen.includes(' ') && (seen === end || seen === 'ERROR')) break;
     if (Date.now() > deadline) throw new Error(`waited for ${end} of server ${name}, but saw: ${way.join(', ')}`);
-    await sleep(POLL_MS);
+    await sleep(cloud.patience === 1 ? POLL_MS : SLOW_POLL_MS);
   }
   return way;
 }

@@ -1,6 +1,8 @@
 import { execFile } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
+import { open, readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
+import type { HostPath } from '#core/ids.ts';
+import { LUKS2_HEADER_BYTES, MIB } from '#core/sizes.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
 /**
@@ -28,6 +30,8 @@ export type CryptMapping = {
 };
 
 const MARK = 'nightlatch:disk:';
+/** The largest header, and the rest of an extent. */
+const MOST_BESIDE_DISK_BYTES = LUKS2_HEADER_BYTES + 4 * MIB;
 const REPORT = ['--noheadings', '--separator', '|', '-o'];
 
 export async function diskVolumes(): Promise<DiskVolume[]> {
@@ -57,6 +61,34 @@ export async function diskKeysInKeyrings(): Promise<string[]> {
   return (await readFile('/proc/keys', 'utf8'))
     .split('\n')
     .filter((line) => /cryptsetup|dm-crypt|nightlatch/.test(line));
+}
+
+/**
+ * A disk's volume, by the mark it carries. While the disk is open its size is that of the mapping; otherwise the one it was
+ * asked to have, for which its volume has room and not much more.
+ */
+export async function lookAtVolume(disk: {
+  readonly id: string;
+  readonly ownerId: string;
+  readonly sizeBytes: number;
+}): Promise<{ readonly path: HostPath; readonly format: string; readonly sizeBytes: number }> {
+  const volume = (await diskVolumes()).find(({ diskId }) => diskId === disk.id);
+  if (!volume) throw new Error(`disk ${disk.id} has no volume`);
+  const name = `nl-${disk.ownerId}-${disk.id}`;
+  const isOpen = (await cryptMappings()).some((mapping) => mapping.name === name);
+  const bytes = async (path: string) => Number((await tell('blockdev', '--getsize64', path))[0]);
+  const spare = (await bytes(volume.path)) - disk.sizeBytes;
+  if (spare < 0 || spare > MOST_BESIDE_DISK_BYTES) throw new Error(`volume ${volume.name} has ${spare} bytes to spare`);
+  const sizeBytes = isOpen ? await bytes(`/dev/mapper/${name}`) : disk.sizeBytes;
+  return { path: volume.path as HostPath, format: await formatOf(volume.path), sizeBytes };
+}
+
+/** `luks`, `luksv2`, or `raw` for what has no header. */
+async function formatOf(path: string): Promise<string> {
+  await using file = await open(path, 'r');
+  const { buffer } = await file.read(Buffer.alloc(8), 0, 8, 0);
+  if (buffer.toString('latin1', 0, 6) !== 'LUKS\xba\xbe') return 'raw';
+  return buffer.readUInt16BE(6) === 1 ? 'luks' : 'luksv2';
 }
 
 /** The UUID in a LUKS header. */

@@ -1,4 +1,5 @@
 import type { FileFormat } from '#core/disk.ts';
+import { NightlatchError } from '#core/errors.ts';
 import { type DiskId, type ImageId, newId } from '#core/ids.ts';
 import type { Image } from '#core/image.ts';
 import { encryptionProperties, withoutEncryption } from '#core/image-encryption.ts';
@@ -20,7 +21,10 @@ const NOT_INHERITED = new Set(['cache_in_nova', 'bittorrent', 'cinder_encryption
  */
 export async function planImage(tx: Queryable, server: Server, imageId: ImageId, request: ImageRequest): Promise<void> {
   const root = (await disksOf(tx, server.id)).find(({ role, standing }) => role === 'root' && standing === 'live');
-  if (!root) throw new Error(`server ${server.id} has no root disk`);
+  if (!root) {
+    const reason = `An image of server ${server.id} was not made: it starts from a volume. Make a snapshot of that instead.`;
+    throw new NightlatchError('not-implemented', { reason });
+  }
   const isEncrypted = root.encrypted === true && request.encryption === 'new';
   const base = server.image_id === null ? null : await findImage(tx, server.image_id);
   await insertImage(tx, {

@@ -48,6 +48,19 @@ describe('the block storage API', () => {
     assert.equal((await lab.raw('GET', path, { as: null })).status, 401);
   });
 
+  it('ignores fields that a volume does not have, and refuses them from 3.53 on', async () => {
+    const ask = async (version: string) => {
+      const { status, body } = await lab.call('POST', '/volumes', {
+        version,
+        body: { volume: { size: 0, colour: 'blue' } },
+      });
+      assert.equal(status, 400);
+      return body.badRequest.message;
+    };
+    assert.match(await ask('3.52'), /Volume size '0' must be an integer and greater than 0/);
+    assert.match(await ask('3.53'), /'colour' was unexpected/);
+  });
+
   it('is in the catalog of a token under both of its names, with the id of the project', async () => {
     const { body } = await lab.raw('GET', '/compute/../identity/v3/auth/catalog');
     const entries = body.catalog.filter(({ name }: { name: string }) => name === 'cinder');

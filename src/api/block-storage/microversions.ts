@@ -41,6 +41,7 @@ export const features = {
   'backend-state': 49,
   multiattach: 50,
   'volume-type-filter': 52,
+  'strict-volumes': 53,
   'attachment-mode': 54,
   'transfer-snapshots': 55,
   'transfer-history': 57,

@@ -10,7 +10,12 @@ import { volumeActionCalls } from '#api/block-storage/volume-actions.ts';
 import { type Listed, volumesFor } from '#api/block-storage/volume-list.ts';
 import { getVolume } from '#api/block-storage/volume-lookup.ts';
 import { presentVolume, presentVolumeSummary, surroundingsOf } from '#api/block-storage/volume-presenter.ts';
-import { CreateVolume, UpdateVolume, VolumeActionBody } from '#api/block-storage/volume-schemas.ts';
+import {
+  CreateVolume,
+  refuseUnknownFields,
+  UpdateVolume,
+  VolumeActionBody,
+} from '#api/block-storage/volume-schemas.ts';
 import { Query } from '#api/query.ts';
 import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
 import { updateVolume, type Volume } from '#db/volumes.ts';
@@ -54,6 +59,7 @@ export function addVolumeRoutes(app: ApiApp, services: BlockStorageServices): vo
   });
   app.post('/volumes', { schema: { body: CreateVolume } }, async (request, reply) => {
     const context = allowed(request, 'volume:create');
+    refuseUnknownFields(request, request.body.volume);
     const volume = await createVolume(request, request.body.volume, context, services);
     reply.status(202);
     return { volume: await shown(request, volume, false) };

@@ -1,6 +1,9 @@
+import type { FastifyRequest } from 'fastify';
 import { type Static, Type } from 'typebox';
 import { BooleanWord, Description, Metadata, NullableName, NullableText } from '#api/block-storage/fields.ts';
+import { has } from '#api/block-storage/microversions.ts';
 import { exactly } from '#api/fields.ts';
+import { badRequest, shorten } from '#core/errors.ts';
 
 /** Checked further where it is read: Cinder has its own words for what is no size. */
 const Size = Type.Union([Type.Integer(), Type.String({ maxLength: 32 }), Type.Null()]);
@@ -17,7 +20,8 @@ const Names = {
 /** See Block Storage API v3 "Create a volume". */
 export const CreateVolume = Type.Object(
   {
-    volume: exactly({
+    // What else is in it is refused from 3.53 on, see `refuseUnknownFields`.
+    volume: Type.Object({
       ...Names,
       size: Type.Optional(Size),
       volume_type: Type.Optional(NullableText),
@@ -42,6 +46,15 @@ export const CreateVolume = Type.Object(
   { additionalProperties: false },
 );
 export type CreateVolume = Static<typeof CreateVolume>['volume'];
+
+/** Refuses fields that a volume does not have, from the microversion that does so on; before, they are ignored. */
+export function refuseUnknownFields(request: FastifyRequest, asked: CreateVolume): void {
+  if (!has(request, 'strict-volumes')) return;
+  const known = CreateVolume.properties.volume.properties;
+  const unknown = Object.keys(asked).find((name) => !Object.hasOwn(known, name));
+  if (unknown === undefined) return;
+  throw badRequest(`Additional properties are not allowed ('${shorten(unknown, 64)}' was unexpected)`);
+}
 
 export const UpdateVolume = exactly({
   volume: Type.Object(

@@ -3,7 +3,7 @@ import { sql } from 'kysely';
 import type { ImageId, ProjectId, SecretId } from '#core/ids.ts';
 import type { DiskFormat, Image, ImageVisibility } from '#core/image.ts';
 import { keyProperty } from '#core/image-encryption.ts';
-import type { Queryable } from '#db/database.ts';
+import type { Database, Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
 
 /** What a user says of a new image. */
@@ -30,6 +30,14 @@ export async function insertImage(db: Queryable, image: NewImage): Promise<Image
     .returningAll()
     .executeTakeFirst();
   return row ? toImage(row) : null;
+}
+
+/** Adds an image that is active and has no bytes: its properties say what servers made from it boot from. */
+export async function insertImageWithoutData(db: Database, image: NewImage): Promise<void> {
+  await db.transaction().execute(async (tx) => {
+    await insertImage(tx, image);
+    await tx.updateTable('images').set({ status: 'active', size_bytes: 0 }).where('id', '=', image.id).execute();
+  });
 }
 
 /** The image; null: there is none, or it is being deleted. */

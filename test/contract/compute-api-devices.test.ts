@@ -126,6 +126,27 @@ describe('block devices of a new server', () => {
     assert.match(await refusal([fromVolume()], { max_count: 2 }), /Cannot attach one or more volumes to multiple/);
   });
 
+  it('an image can stand for volumes, of which a server gets only what its project has', async () => {
+    const mapped = async (mapping: unknown) => {
+      const text = typeof mapping === 'string' ? mapping : JSON.stringify(mapping);
+      return await addImage(lab.db, lab.projects.one, { properties: { block_device_mapping: text } });
+    };
+    const foreign = await addVolume({ project_id: lab.projects.two });
+    const cases: [RegExp, unknown][] = [
+      [/cannot be read/, '{'],
+      [/cannot be read/, { boot_index: 0 }],
+      [/cannot be read/, [{ boot_index: 0, source_type: 'moon' }]],
+      [/Boot sequence for the instance/, []],
+      [/failed to get volume/, [{ boot_index: 0, source_type: 'volume', volume_id: foreign }]],
+      [/Mapping image to local is not supported/, [{ boot_index: 0, source_type: 'image', image_id: image }]],
+    ];
+    for (const [text, mapping] of cases) assert.match(await refusal([], { imageRef: await mapped(mapping) }), text);
+    const good = await mapped([{ boot_index: 0, source_type: 'volume', volume_id: volume }]);
+    const { status, body } = await create([], { imageRef: good });
+    assert.equal(status, 202);
+    assert.equal((await lab.call('GET', `/servers/${body.server.id}`)).body.server.image, '');
+  });
+
   it('blank local disks are those of the flavor', async () => {
     const local = { source_type: 'blank', destination_type: 'local', boot_index: -1 };
     const swap = { ...local, guest_format: 'swap' };

@@ -163,6 +163,31 @@ describe('openstack server create from volumes', { timeout: 900_000 }, () => {
     }
   });
 
+  it('an image of it names snapshots of its volumes, and a server made from that has volumes made from them', async () => {
+    const volume = await lab.addVolume({ imageRef: image, volume_type: 'secret' });
+    const server = await boot('six', '--volume', volume);
+    await openstack.does('server', 'image', 'create', '--name', 'of-six', 'six');
+    const [made] = (await lab.servers.cloud.expect('image', 'GET', '/v2/images?name=of-six')).images;
+    assert.deepEqual([made.status, made.size], ['active', 0]);
+    const [{ snapshot_id: snapshot }] = JSON.parse(made.block_device_mapping);
+    await lab.reach('snapshot', snapshot, 'available');
+    assert.equal((await show(server)).status, 'ACTIVE');
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+    const second = await boot('seven', '--image', 'of-six');
+    const [copy = ''] = await volumesOf(second);
+    const { snapshot_id, encrypted } = await lab.show('volume', copy);
+    assert.deepEqual([snapshot_id, encrypted], [snapshot, true]);
+    assert.equal((await show(second)).image, '');
+    await remove('seven');
+    await remove('six');
+    await lab.reach('volume', copy, 'available');
+    await lab.delete('volume', copy);
+    await lab.delete('snapshot', snapshot);
+    await lab.delete('volume', volume);
+    await openstack.does('image', 'delete', 'of-six');
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+  });
+
   it('one whose volume cannot be made fails, says why, and leaves no volume that was to go with it', async () => {
     const secrets = await lab.countSecrets();
     const extra_specs = { volume_backend_name: 'nowhere' };

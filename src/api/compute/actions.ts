@@ -14,6 +14,7 @@ import { resize, revertResize } from '#api/compute/resize.ts';
 import { deleteOnce, lockServer, resetState, unlockServer } from '#api/compute/server-changes.ts';
 import { checkUnlocked } from '#api/compute/server-lookup.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
+import { createVolumeImage } from '#api/compute/volume-image.ts';
 import { publicUrlOf } from '#api/public-url.ts';
 import { badRequest, NightlatchError } from '#core/errors.ts';
 import type { ServerAction } from '#core/server.ts';
@@ -90,11 +91,15 @@ export const actions: Readonly<Record<string, Action>> = {
   createImage: {
     policy: 'os_compute_api:servers:create_image',
     status: 202,
-    run: async ({ request, reply, body, services, server, context }) => {
+    run: async (call) => {
+      const { request, reply, body, services, server, context } = call;
       checkUnlocked(server, context);
       if (!body.createImage) throw badRequest("'createImage' is a required property");
       const wanted = imageRequestFrom(body.createImage, server, context);
-      const id = await services.operations.createImage(server.id, wanted, context);
+      const id =
+        server.image_id === null
+          ? await createVolumeImage(call, wanted)
+          : await services.operations.createImage(server.id, wanted, context);
       if (has(request, 'image-id-in-body')) return { image_id: id };
       reply.header(
         'location',

@@ -1,9 +1,11 @@
 import type { FastifyRequest } from 'fastify';
+import { Value } from 'typebox/value';
 import { has } from '#api/compute/microversions.ts';
-import type { BlockDevice, CreateServer } from '#api/compute/server-schemas.ts';
+import { type BlockDevice, BlockDevices, type CreateServer } from '#api/compute/server-schemas.ts';
 import { toBoolean } from '#api/fields.ts';
 import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
 import { isUuid } from '#core/ids.ts';
+import type { Image } from '#core/image.ts';
 import type { ServerFlavor } from '#db/schema.ts';
 
 /** A disk that a server is asked to have, as one entry of block_device_mapping_v2 says it. */
@@ -44,6 +46,36 @@ export function devicesFrom(request: FastifyRequest, asked: Asked, flavor: Serve
   checkBootSequence(devices);
   checkLocal(devices, flavor);
   return devices;
+}
+
+/**
+ * The devices that an image names in place of data, with those that a request names besides. Null: the image is a disk.
+ * @throws as `devicesFrom`.
+ */
+export function devicesOfImage(
+  request: FastifyRequest,
+  { id, properties }: Pick<Image, 'id' | 'properties'>,
+  besides: readonly Device[],
+  flavor: ServerFlavor,
+): Device[] | null {
+  if (properties.block_device_mapping === undefined) return null;
+  const mapping = parseMapping(properties.block_device_mapping);
+  if (mapping === null) throw invalid(`the block_device_mapping of image ${id} cannot be read.`);
+  const devices = [...mapping.map((device) => deviceFrom(request, device)), ...besides];
+  for (const device of devices) checkDevice(device, '');
+  checkBootSequence(devices);
+  checkLocal(devices, flavor);
+  return devices;
+}
+
+/** Whoever owns an image can write what they like there. */
+function parseMapping(text: string): BlockDevice[] | null {
+  try {
+    const mapping: unknown = JSON.parse(text);
+    return Value.Check(BlockDevices, mapping) ? mapping : null;
+  } catch {
+    return null;
+  }
 }
 
 function bootImage(id: string): Device {

@@ -100,7 +100,7 @@ function checkBootable({ id }: Device, { bootable, imageMetadata, sizeGib }: Jud
 }
 
 /** Nova has no 413: what a quota forbids it refuses. */
-function withinQuota(admit: Admit): Admit {
+export function withinQuota(admit: Admit): Admit {
   return async (tx) => {
     try {
       await admit(tx);

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { FastifyRequest } from 'fastify';
 import type { RequestContext } from '#api/auth.ts';
-import { devicesFrom } from '#api/compute/block-devices.ts';
+import { type Device, devicesFrom, devicesOfImage } from '#api/compute/block-devices.ts';
 import { type BootImage, getBootImage } from '#api/compute/boot-image.ts';
 import { type JudgedVolume, judgeDevice } from '#api/compute/boot-volumes.ts';
 import { checkFit, getChosenFlavor } from '#api/compute/chosen-flavor.ts';
@@ -15,6 +15,7 @@ import type { ComputeServices } from '#api/compute/services.ts';
 import { toBoolean, toInteger } from '#api/fields.ts';
 import { resolveEncryptionIntent } from '#core/encryption-intent.ts';
 import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
+import type { ImageId } from '#core/ids.ts';
 import type { ServerFlavor } from '#db/schema.ts';
 import type { Server } from '#db/servers.ts';
 import type { ServerRequest, ServerVolume } from '#operations/server-operations.ts';
@@ -81,7 +82,7 @@ async function bootFrom(
   context: RequestContext,
   services: ComputeServices,
 ): Promise<Boot> {
-  const devices = devicesFrom(request, asked, flavor);
+  const devices = await devicesToHave(request, asked, flavor, context, services);
   const root = devices.find(({ bootIndex }) => bootIndex === 0);
   if (!root) throw badRequest('Invalid imageRef provided.');
   const image = root.destination === 'local' ? await getBootImage(services.images, root.id, context) : null;
@@ -103,6 +104,22 @@ async function bootFrom(
     properties: image?.properties ?? facts,
     encrypted: judged.some(({ encrypted }) => encrypted),
   };
+}
+
+/** Those that the request names; where it names an image that stands for volumes, those in its place. */
+async function devicesToHave(
+  request: FastifyRequest,
+  asked: Asked,
+  flavor: ServerFlavor,
+  context: RequestContext,
+  { images }: ComputeServices,
+): Promise<Device[]> {
+  const devices = devicesFrom(request, asked, flavor);
+  const boot = devices.find(({ source, destination }) => source === 'image' && destination === 'local');
+  const image = boot ? await images.find(boot.id as ImageId, context) : null;
+  if (image?.status !== 'active') return devices;
+  const besides = devices.filter((device) => device !== boot);
+  return devicesOfImage(request, image, besides, flavor) ?? devices;
 }
 
 function prototypeFrom(

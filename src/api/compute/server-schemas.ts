@@ -44,6 +44,7 @@ const BlockDevice = exactly({
   tag: Type.Optional(Tag),
 });
 export type BlockDevice = Static<typeof BlockDevice>;
+export const BlockDevices = Type.Array(BlockDevice, { maxItems: 64 });
 
 const Hints = Type.Record(Type.String({ maxLength: 255 }), Type.Unknown());
 
@@ -62,8 +63,8 @@ export const CreateServer = exactly({
     accessIPv6: Type.Optional(Address),
     personality: Type.Optional(Type.Array(Type.Object({}), { maxItems: 64 })),
     availability_zone: Type.Optional(Name),
-    block_device_mapping: Type.Optional(Type.Array(BlockDevice, { maxItems: 64 })),
-    block_device_mapping_v2: Type.Optional(Type.Array(BlockDevice, { maxItems: 64 })),
+    block_device_mapping: Type.Optional(BlockDevices),
+    block_device_mapping_v2: Type.Optional(BlockDevices),
     config_drive: Type.Optional(BooleanWord),
     key_name: Type.Optional(Name),
     min_count: Type.Optional(integerField(1)),

@@ -18,6 +18,7 @@ const folder = mkdtempSync('/dev/shm/nightlatch-rekey-') as HostPath;
 after(() => rmSync(folder, { recursive: true }));
 grantPrivilege({ directories: [folder] });
 
+const isCovering = process.env.NIGHTLATCH_TEST_DEPTH !== 'all';
 const cheap = ['-q', '--hash', 'sha256', '--pbkdf-force-iterations', '1000'];
 const cases = [
   { layout: LUKS1_LAYOUT, bytes: LUKS1_HEADER_BYTES, more: ['--offset', '4040'], pbkdf: [], sectors: [8, 507] },
@@ -121,6 +122,7 @@ for (const { layout, bytes, more, pbkdf, sectors } of cases) {
           for (const { at, bytes: written } of part) {
             for (let done = 0; done < written.length; done += step) {
               written.subarray(done, done + step).copy(now, at + done);
+              if (number === 0 && isCovering && at % 65_536 !== 0) continue;
               writeFileSync(path, now);
               assert.ok(opens(keeps), `at ${at + done}: the key that must open it does not`);
               if (number === 0 ? at % 65_536 !== 0 : (at + done) % 2048 !== 0) continue;

@@ -14,7 +14,11 @@ const withoutAnyDisk = ['dm-crypt', 'root-helper', 'privileged-shapes', 'helper-
 /** What each capability's evidence is, on real components, all of it: test files by parts of their paths. */
 const capabilities: Readonly<Record<string, Choice>> = {
   'main-job': { only: null, except: inSecondKernel },
-  lvm: { only: [...inSecondKernel, ...alsoOnFiles, ...withoutAnyDisk], except: [] },
+  lvm: { only: [...inSecondKernel, ...alsoOnFiles, ...withoutAnyDisk], except: ['volume'] },
+  'block-storage': {
+    only: ['block-storage', 'volume', 'backup', 'rekey-header', 'storage-driver', 'encryptor'],
+    except: inSecondKernel,
+  },
 };
 
 const [name = '', word] = process.argv.slice(2);

@@ -39,6 +39,18 @@ export async function countDependents(db: Queryable, id: BackupId): Promise<numb
   return (await query.execute()).length;
 }
 
+/** Whether a volume is being made from this backup. */
+export async function isBeingRestored(db: Queryable, id: BackupId): Promise<boolean> {
+  const query = db
+    .selectFrom('volumes')
+    .select('id')
+    .where(sql<string>`source ->> 'kind'`, '=', 'backup')
+    .where(sql<string>`source ->> 'id'`, '=', id)
+    .where('status', '=', 'creating')
+    .where('operation', 'is not', null);
+  return (await query.executeTakeFirst()) !== undefined;
+}
+
 export async function updateBackup(db: Queryable, id: BackupId, change: BackupChange): Promise<void> {
   await db
     .updateTable('backups')

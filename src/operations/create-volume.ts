@@ -1,7 +1,7 @@
 import { crashPoint } from '#core/crash-point.ts';
 import type { Disk, DiskContent } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
-import type { ImageId, SnapshotId, VolumeId } from '#core/ids.ts';
+import type { BackupId, ImageId, SnapshotId, VolumeId } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
 import { disksOf, updateDisk } from '#db/disks.ts';
 import { lockPlacement } from '#db/hosts.ts';
@@ -15,6 +15,7 @@ import { lockVolume, readersOf, releaseVolume, updateVolume, type Volume } from 
 import type { DiskKeys } from '#host/host-agent.ts';
 import { imageKeyOf, loadIfPlaced, type OperationContext, serverSpec } from '#operations/context.ts';
 import type { Failure, Operation, Step } from '#operations/engine.ts';
+import { fillFromBackup } from '#operations/restore-backup.ts';
 import { hostOfVolumes } from '#operations/server-volumes.ts';
 import { failVolume, needPlacedDisk, needVolume, placedDiskOf, type VolumeInput } from '#operations/volume-context.ts';
 import { destroyVolumeDisk, storeVolumeKey } from '#operations/volume-steps.ts';
@@ -149,9 +150,11 @@ function createDisk(context: OperationContext): Step<VolumeInput> {
       const { disk, agent } = await needPlacedDisk(context, volumeId);
       if (disk.state === 'formatted') return;
       const from = await sourceDisk(context, volume);
-      if (from !== null)
+      if (from !== null) {
         await copyDisk(context, { from, disk, requestId, isNewKey: await wantsNewKey(context, volume) });
-      else {
+      } else if (volume.source.kind === 'backup') {
+        await fillFromBackup(context, { backupId: volume.source.id as BackupId, disk, agent, requestId });
+      } else {
         const content = contentOfVolume(volume);
         const imageKey = await imageKeyOf(context, disk, content);
         const create = (keys: DiskKeys) => agent.createDisk(disk, content, keys);

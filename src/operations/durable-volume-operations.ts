@@ -12,7 +12,15 @@ import {
 } from '#core/ids.ts';
 import { isTransferKey, makeTransferKey } from '#core/transfer-key.ts';
 import { backupStatuses, checkVolumeAction, snapshotStatuses } from '#core/volume.ts';
-import { type Backup, claimBackup, countDependents, findBackup, insertBackup, latestBackup } from '#db/backups.ts';
+import {
+  type Backup,
+  claimBackup,
+  countDependents,
+  findBackup,
+  insertBackup,
+  isBeingRestored,
+  latestBackup,
+} from '#db/backups.ts';
 import type { Queryable } from '#db/database.ts';
 import { type DiskRow, disksOf, insertDisks, type NewDisk } from '#db/disks.ts';
 import type { PendingOperation } from '#db/schema.ts';
@@ -317,6 +325,7 @@ export class DurableVolumeOperations implements VolumeOperations {
       if ((await countDependents(tx, id)) > 0) {
         throw badRequest('Invalid backup: Incremental backups exist for this backup.');
       }
+      if (await isBeingRestored(tx, id)) throw badRequest('Invalid backup: A volume is being made from this backup.');
     });
     await this.#begin(operation);
   }

@@ -11,7 +11,13 @@ import { needBackup } from '#operations/create-backup.ts';
 import { waitForReaders } from '#operations/delete-volume.ts';
 import type { Failure, Operation } from '#operations/engine.ts';
 import { exchangeForSuccessor, planSuccessor } from '#operations/successor-disk.ts';
-import { type BackupInput, failVolume, finishVolume, needPlacedDisk } from '#operations/volume-context.ts';
+import {
+  type BackupInput,
+  failVolume,
+  finishVolume,
+  needPlacedDisk,
+  type PlacedDisk,
+} from '#operations/volume-context.ts';
 import { destroyVolumeDisk, storeVolumeKey } from '#operations/volume-steps.ts';
 
 /**
@@ -57,15 +63,24 @@ export function restoreBackup(context: OperationContext): Operation<BackupInput>
 async function fill(context: OperationContext, { backupId, volumeId, requestId }: BackupInput): Promise<void> {
   const { disk, agent } = await needPlacedDisk(context, volumeId, 'coming');
   if (disk.state === 'formatted') return;
+  await fillFromBackup(context, { backupId, disk, agent, requestId });
+  crashPoint('steps.restore-backup.filled');
+  await updateDisk(context.db, disk.id, { state: 'formatted' });
+}
+
+/**
+ * Makes a disk that holds what a backup does, under the disk's own key; locked, its lease closed. *Repeat*: starts over.
+ * *Throws* backup-damaged, also for one that lies otherwise than the disk.
+ */
+export async function fillFromBackup(
+  context: OperationContext,
+  { backupId, disk, agent, requestId }: PlacedDisk & Pick<BackupInput, 'backupId' | 'requestId'>,
+): Promise<void> {
   const { layout, secret_id: secretId } = await needBackup(context, backupId);
-  if (
-    layout === null ||
-    (layout.storage === 'lvm') !== (disk.storage === 'lvm') ||
-    layout.encryption !== disk.encryption
-  ) {
-    throw new NightlatchError('backup-damaged', {
-      reason: `backup ${backupId} lies as ${layout?.storage ?? 'nothing'} with encryption ${layout?.encryption ?? 'none'}, and the volume does not`,
-    });
+  if (layout?.encryption !== disk.encryption) {
+    const [was, is] = [layout?.encryption ?? 'none', disk.encryption ?? 'none'];
+    const reason = `backup ${backupId} has encryption ${was}, and the volume ${is}`;
+    throw new NightlatchError('backup-damaged', { reason });
   }
   const content: MediumContent = {
     kind: 'medium',
@@ -80,8 +95,6 @@ async function fill(context: OperationContext, { backupId, volumeId, requestId }
   } finally {
     await context.keys.close([disk], requestId);
   }
-  crashPoint('steps.restore-backup.filled');
-  await updateDisk(context.db, disk.id, { state: 'formatted' });
 }
 
 async function finish(context: OperationContext, input: BackupInput): Promise<void> {

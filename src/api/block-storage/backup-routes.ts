@@ -9,13 +9,12 @@ import { pageOf, readPaging, type SortValues } from '#api/block-storage/paging.t
 import { allowed, type BlockStorageAction } from '#api/block-storage/policy.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
 import { presentTime } from '#api/block-storage/times.ts';
-import { getSnapshot, getVolume } from '#api/block-storage/volume-lookup.ts';
-import { exactly, isStorableText } from '#api/fields.ts';
+import { getBackup, getSnapshot, getVolume } from '#api/block-storage/volume-lookup.ts';
+import { exactly } from '#api/fields.ts';
 import { Query } from '#api/query.ts';
-import { badRequest, NightlatchError, notFound } from '#core/errors.ts';
-import type { BackupId } from '#core/ids.ts';
+import { badRequest, NightlatchError } from '#core/errors.ts';
 import { type BackupStatus, backupStatuses } from '#core/volume.ts';
-import { type Backup, countDependents, findBackup, listBackups, updateBackup } from '#db/backups.ts';
+import { type Backup, countDependents, listBackups, updateBackup } from '#db/backups.ts';
 import { checkQuota } from '#db/volume-quotas.ts';
 import { findVolumeType } from '#db/volume-types.ts';
 import type { Volume } from '#db/volumes.ts';
@@ -72,10 +71,7 @@ export function addBackupRoutes(app: ApiApp, services: BlockStorageServices): vo
   const { db, publicUrl } = services;
   const find = async (request: FastifyRequest, action: BlockStorageAction) => {
     const context = allowed(request, action);
-    const { id } = request.params as Id;
-    const backup = isStorableText(id) ? await findBackup(db, id as BackupId) : null;
-    const isTheirs = context.isAdmin || backup?.project_id === context.projectId;
-    if (!backup || backup.deleted_at !== null || !isTheirs) throw notFound('Backup', id);
+    const backup = await getBackup(db, (request.params as Id).id, context);
     return { context, backup };
   };
   const summary = (request: FastifyRequest, { id, name }: Backup) => ({
@@ -136,7 +132,7 @@ export function addBackupRoutes(app: ApiApp, services: BlockStorageServices): vo
       volumeId == null
         ? await volumeFor(backup, name ?? `restore_backup_${backup.id}`, context, services)
         : await getVolume(db, volumeId, context);
-    await services.volumes.restoreBackup(backup.id, volume.id, context);
+    if (volumeId != null) await services.volumes.restoreBackup(backup.id, volume.id, context);
     reply.status(202);
     return { restore: { backup_id: backup.id, volume_id: volume.id, volume_name: volume.name } };
   });
@@ -183,7 +179,7 @@ async function create(
   );
 }
 
-/** An empty volume like the one that was backed up. */
+/** A volume that is being made from a backup, like the one that was backed up. */
 async function volumeFor(
   backup: Backup,
   name: string,
@@ -203,7 +199,7 @@ async function volumeFor(
     metadata: {},
     imageMetadata: of?.image_metadata ?? null,
     bootable: of?.bootable ?? false,
-    source: { kind: 'blank' },
+    source: { kind: 'backup', id: backup.id },
   } as const;
   const more = { volumes: 1, gigabytes: backup.size_gib };
   const quota = { kind: 'volume', more, volumeType: type?.name ?? null, volumeGib: backup.size_gib } as const;

@@ -1,8 +1,9 @@
 import type { FastifyRequest } from 'fastify';
 import type { RequestContext } from '#api/auth.ts';
 import { toBoolean } from '#api/block-storage/fields.ts';
+import { has } from '#api/block-storage/microversions.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
-import { getSnapshot, getVolume } from '#api/block-storage/volume-lookup.ts';
+import { getBackup, getSnapshot, getVolume } from '#api/block-storage/volume-lookup.ts';
 import type { CreateVolume } from '#api/block-storage/volume-schemas.ts';
 import { badRequest, NightlatchError, notFound, shorten } from '#core/errors.ts';
 import type { ImageId } from '#core/ids.ts';
@@ -39,6 +40,9 @@ export async function createVolume(
   context: RequestContext,
   services: BlockStorageServices,
 ): Promise<Volume> {
+  if (asked.backup_id !== undefined && !has(request, 'create-from-backup')) {
+    throw badRequest("Additional properties are not allowed ('backup_id' was unexpected)");
+  }
   const { wanted, admit } = await judgeVolume(asked, context, services);
   request.log.debug({ size: wanted.sizeGib }, 'creating a volume');
   return await services.volumes.create(wanted, context, admit);
@@ -112,7 +116,7 @@ async function originOf(asked: CreateVolume, context: RequestContext, services: 
   if (asked.snapshot_id != null) return await fromSnapshot(asked.snapshot_id, context, services);
   if (asked.source_volid != null) return await fromVolume(asked.source_volid, context, services);
   if (imageRef !== null && imageRef !== '') return await fromImage(imageRef, asked.size, context, services);
-  if (asked.backup_id != null) throw notFound('Backup', asked.backup_id);
+  if (asked.backup_id != null) return await fromBackup(asked.backup_id, context, services);
   return BLANK;
 }
 
@@ -137,6 +141,23 @@ async function fromSnapshot(id: string, context: RequestContext, { db }: VolumeJ
 async function fromVolume(id: string, context: RequestContext, { db }: VolumeJudges): Promise<Origin> {
   const volume = await getVolume(db, id, context);
   return { ...likeVolume(volume), source: { kind: 'volume', id: volume.id }, sizeGib: volume.size_gib };
+}
+
+async function fromBackup(id: string, context: RequestContext, { db }: VolumeJudges): Promise<Origin> {
+  const backup = await getBackup(db, id, context);
+  if (backup.status !== 'available') {
+    const details = { backup: id, action: 'create a volume from', allowed: 'available', status: backup.status };
+    throw new NightlatchError('backup-state', details);
+  }
+  const volume = await db.selectFrom('volumes').selectAll().where('id', '=', backup.volume_id).executeTakeFirst();
+  return {
+    typeId: backup.volume_type_id,
+    imageMetadata: volume?.image_metadata ?? null,
+    bootable: volume?.bootable ?? false,
+    mustEncrypt: backup.layout?.encryption != null,
+    source: { kind: 'backup', id: backup.id },
+    sizeGib: backup.size_gib,
+  };
 }
 
 function likeVolume(volume: Volume): Omit<Origin, 'source' | 'sizeGib'> {

@@ -20,8 +20,7 @@ export async function runConformance(args: readonly string[]): Promise<Totals | 
   const stop = new AbortController();
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop.abort());
   const passed = new Set<string>();
-  const hasPassed = (test: string) => passed.has(test.split('[')[0] ?? '');
-  await using cloud = await startCloud(WORKERS);
+  await using cloud = await startCloud();
   process.stdout.write(`${tests.length} tests of ${area} against ${cloud.service.url}\n`);
   const output = await runTempest(cloud, {
     ...{ folder, workers: WORKERS, tests, stop: stop.signal },
@@ -30,7 +29,7 @@ export async function runConformance(args: readonly string[]): Promise<Totals | 
       process.stdout.write(`${outcome === 'ok' ? '✔' : '✖'} ${test}${outcome === 'SKIPPED' ? ' (skipped)' : ''}\n`);
     },
   });
-  const missing = tests.filter((test) => !hasPassed(test));
+  const missing = tests.filter((test) => !passed.has(test));
   if (missing.length === 0) await rm(folder, { recursive: true });
   else
     process.stdout.write(

@@ -16,7 +16,7 @@ const capabilities: Readonly<Record<string, Choice>> = {
   'main-job': { only: null, except: inSecondKernel },
   lvm: { only: [...inSecondKernel, ...alsoOnFiles, ...withoutAnyDisk], except: ['volume'] },
   'block-storage': {
-    only: ['block-storage', 'volume', 'backup', 'rekey-header', 'storage-driver', 'encryptor'],
+    only: ['block-storage', 'volume', 'device', 'backup', 'rekey-header', 'storage-driver', 'encryptor'],
     except: inSecondKernel,
   },
 };

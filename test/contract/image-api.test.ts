@@ -244,6 +244,8 @@ function endpoints(id: string): [method: string, route: string, url: string, sen
     ['PUT', '/images/:id/tags/:tag', `${url}/tags/x`, {}],
     ['DELETE', '/images/:id/tags/:tag', `${url}/tags/x`, {}],
     ['GET', '/images/:id/members', `${url}/members`, {}],
+    ['POST', '/images/:id/actions/deactivate', `${url}/actions/deactivate`, {}],
+    ['POST', '/images/:id/actions/reactivate', `${url}/actions/reactivate`, {}],
   ];
 }
 

@@ -43,7 +43,8 @@ describe('openstack: identity, images, flavors', { timeout: 300_000 }, () => {
   it('token issue; catalog list', async () => {
     const token = (await admin.json('token', 'issue')) as Row;
     assert.equal(token.id, String(token.id).trim());
-    assert.deepEqual(column(await admin.json('catalog', 'list'), 'Type').sort(), ['compute', 'identity', 'image']);
+    const types = column(await admin.json('catalog', 'list'), 'Type').sort();
+    assert.deepEqual(types, ['block-storage', 'compute', 'identity', 'image', 'volumev3']);
   });
 
   it('project and user create, list, show, delete; role add; a project of one’s own', async () => {

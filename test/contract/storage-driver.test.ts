@@ -139,7 +139,8 @@ for (const storage of storageUnderTest) {
         await makeDisk(lab, disk, key);
         await withPlaintext(lab, disk, key, (path) => writeFile(path, 'MARKER', { flag: 'r+' }));
         // Far enough for a qcow2 image to need more tables.
-        const larger = { ...disk, sizeBytes: 2 * GIB + 512 };
+        // The kernel encrypts block devices in sectors of 4096 bytes where the disk is whole ones.
+        const larger = { ...disk, sizeBytes: 2 * GIB + (isBlockDevice(storage) ? 4096 : 512) };
         await driver.grow(larger, disk.sizeBytes);
         await driver.grow(larger, disk.sizeBytes);
         const at = async (path: string, position: number, bytes?: string) => {

@@ -40,7 +40,7 @@ export async function createVolume(
   context: RequestContext,
   services: BlockStorageServices,
 ): Promise<Volume> {
-  if (asked.backup_id !== undefined && !has(request, 'create-from-backup')) {
+  if (asked.backup_id != null && !has(request, 'create-from-backup')) {
     throw badRequest("Additional properties are not allowed ('backup_id' was unexpected)");
   }
   const { wanted, admit } = await judgeVolume(asked, context, services);

@@ -26,7 +26,7 @@ const UUID = '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}';
 /** What each step must have shown, in `what was looked at: what was found`. */
 const expected: Readonly<Record<string, readonly RegExp[]>> = {
   service: [
-    /service catalog: identity, image, compute at http/,
+    /service catalog: identity, image, compute, block-storage, volumev3 at http/,
     /COMPUTE_EPHEMERAL_ENCRYPTION_LUKS/,
     /32 bytes, mode 0600/,
   ],

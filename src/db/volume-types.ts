@@ -1,6 +1,7 @@
 import type { Insertable, Selectable, Updateable } from 'kysely';
 import { sql } from 'kysely';
 import type { ProjectId, VolumeTypeId } from '#core/ids.ts';
+import type { VolumeEncryption } from '#core/volume.ts';
 import { type Database, isDuplicate, type Queryable } from '#db/database.ts';
 import type { Schema, VolumeTypeEncryption } from '#db/schema.ts';
 import { forgetTypeQuotas, renameTypeQuotas } from '#db/volume-quotas.ts';
@@ -119,6 +120,13 @@ export async function changeUnusedType(
     await write(tx, id, columns);
     return 'changed';
   });
+}
+
+/** How volumes of a type are encrypted, without what is noted about that; null: they are not. */
+export function encryptionOf({ encryption }: Pick<VolumeType, 'encryption'>): VolumeEncryption | null {
+  if (encryption === null) return null;
+  const { provider, cipher, keySize, controlLocation } = encryption;
+  return { provider, cipher, keySize, controlLocation };
 }
 
 /** The name of every volume type, by its id. */

@@ -6,7 +6,7 @@ import type { OperationContext } from '#operations/context.ts';
 import { copyDisk } from '#operations/create-volume.ts';
 import type { Operation } from '#operations/engine.ts';
 import { needPlacedDisk, type SnapshotInput } from '#operations/volume-context.ts';
-import { destroyVolumeDisk, storeVolumeKey } from '#operations/volume-steps.ts';
+import { destroyVolumeDisk, settleThoseBefore, storeVolumeKey } from '#operations/volume-steps.ts';
 
 /**
  * Create snapshot: what the volume holds at one moment, on a disk of its own beside it, under a key of its own.
@@ -51,7 +51,7 @@ export function deleteSnapshot(context: OperationContext): Operation<SnapshotInp
       {
         name: 'wait',
         async run({ snapshotId }) {
-          for (const { id } of await snapshotReaders(context.db, snapshotId)) await context.engine.settled(id);
+          await settleThoseBefore(context, await snapshotReaders(context.db, snapshotId));
         },
       },
       {
@@ -65,10 +65,7 @@ export function deleteSnapshot(context: OperationContext): Operation<SnapshotInp
 }
 
 async function waitForEarlier(context: OperationContext, { volumeId, operationId }: SnapshotInput): Promise<void> {
-  for (const { id } of await readersOf(context.db, volumeId)) {
-    if (id === operationId) return;
-    await context.engine.settled(id);
-  }
+  await settleThoseBefore(context, await readersOf(context.db, volumeId), operationId);
 }
 
 async function copy(context: OperationContext, { snapshotId, volumeId, requestId }: SnapshotInput): Promise<void> {

@@ -13,12 +13,12 @@ import { listPools } from '#db/volume-pools.ts';
 import { findVolumeType } from '#db/volume-types.ts';
 import { lockVolume, readersOf, releaseVolume, updateVolume, type Volume } from '#db/volumes.ts';
 import type { DiskKeys } from '#host/host-agent.ts';
-import { imageKeyOf, loadIfPlaced, type OperationContext, serverSpec } from '#operations/context.ts';
+import { imageKeyOf, type OperationContext, serverSpec } from '#operations/context.ts';
 import type { Failure, Operation, Step } from '#operations/engine.ts';
 import { fillFromBackup } from '#operations/restore-backup.ts';
 import { hostOfVolumes } from '#operations/server-volumes.ts';
-import { failVolume, needPlacedDisk, needVolume, placedDiskOf, type VolumeInput } from '#operations/volume-context.ts';
-import { destroyVolumeDisk, storeVolumeKey } from '#operations/volume-steps.ts';
+import { failVolume, needPlacedDisk, needVolume, type VolumeInput } from '#operations/volume-context.ts';
+import { destroyVolumeDisk, guestThatHas, settleThoseBefore, storeVolumeKey } from '#operations/volume-steps.ts';
 import { chooseBackend, type VolumeDemand } from '#placement/choose-backend.ts';
 
 /** The extra spec of a volume type that says what a clone of an encrypted volume gets anew. */
@@ -85,11 +85,7 @@ async function failCreated(context: OperationContext, input: VolumeInput, failur
 /** Of several that read one source, each waits for those begun before it: their leases and unlocks do not mix. */
 async function waitForSource(context: OperationContext, input: VolumeInput): Promise<void> {
   const { source } = await needVolume(context, input.volumeId);
-  const readers = await readersOfSource(context, source);
-  for (const { id } of readers) {
-    if (id === input.operationId) return;
-    await context.engine.settled(id);
-  }
+  await settleThoseBefore(context, await readersOfSource(context, source), input.operationId);
 }
 
 /** Oldest first. */
@@ -207,11 +203,8 @@ export async function copyDisk(context: OperationContext, { from, disk, requestI
 /** From under the guest that has the volume; false: none has, its disk is locked. */
 async function copyFromGuest(context: OperationContext, { from, disk, requestId }: DiskCopyRequest): Promise<boolean> {
   if (from.role !== 'volume') return false;
-  const attachment = await attachmentOf(context.db, from.ownerId as VolumeId);
-  const placed = attachment?.server_id ? await loadIfPlaced(context, attachment.server_id) : null;
+  const placed = await guestThatHas(context, from.ownerId as VolumeId);
   if (!placed) return false;
-  const { servers } = await placed.agent.inventory();
-  if (!servers.some(({ id }) => id === placed.server.id)) return false;
   const sameSize: Disk = { ...disk, sizeBytes: from.sizeBytes };
   try {
     await context.keys.lend([disk], 'copy', requestId, async (keys) => {
@@ -222,9 +215,4 @@ async function copyFromGuest(context: OperationContext, { from, disk, requestId 
     await context.keys.close([disk], requestId);
   }
   return true;
-}
-
-/** Whether a volume has a disk on a host. */
-export async function isPlaced(context: OperationContext, volumeId: VolumeId): Promise<boolean> {
-  return (await placedDiskOf(context, volumeId)) !== null;
 }

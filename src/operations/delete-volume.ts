@@ -1,12 +1,13 @@
 import { crashPoint } from '#core/crash-point.ts';
 import { badRequest } from '#core/errors.ts';
-import { newId, type VolumeId } from '#core/ids.ts';
+import type { VolumeId } from '#core/ids.ts';
 import { snapshotsOf } from '#db/snapshots.ts';
 import { claimVolume, readersOf } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import type { Operation } from '#operations/engine.ts';
+import { pendingOn } from '#operations/plan-volume.ts';
 import { failVolume, finishVolume, type VolumeInput } from '#operations/volume-context.ts';
-import { destroyVolumeDisk } from '#operations/volume-steps.ts';
+import { destroyVolumeDisk, settleThoseBefore } from '#operations/volume-steps.ts';
 
 /**
  * Delete volume. Its time does not grow with the volume, and a key that is gone already is no obstacle.
@@ -40,12 +41,7 @@ export async function beginVolumeDeletion(
   requestId: string,
   action: 'delete' | 'force-delete',
 ): Promise<void> {
-  const id = `delete-volume:${newId()}`;
-  const operation = {
-    id,
-    name: 'delete-volume',
-    input: { volumeId, requestId, operationId: id } satisfies VolumeInput,
-  };
+  const operation = pendingOn<VolumeInput>('delete-volume', { volumeId, requestId });
   await claimVolume(db, volumeId, action, operation, async (tx) => {
     const left = await snapshotsOf(tx, volumeId);
     if (left.length > 0) {
@@ -55,7 +51,7 @@ export async function beginVolumeDeletion(
     }
   });
   crashPoint('operations.recorded');
-  await engine.start(operation.name, id, operation.input);
+  await engine.start(operation.name, operation.id, operation.input);
 }
 
 /** Waits for what is being made from a volume: until then its disk stays as and where it is. */
@@ -63,7 +59,7 @@ export function waitForReaders(context: OperationContext) {
   return {
     name: 'wait',
     async run({ volumeId }: Pick<VolumeInput, 'volumeId'>) {
-      for (const { id } of await readersOf(context.db, volumeId)) await context.engine.settled(id);
+      await settleThoseBefore(context, await readersOf(context.db, volumeId));
     },
   };
 }

@@ -40,7 +40,7 @@ import { beginVolumeDeletion, deleteVolume } from '#operations/delete-volume.ts'
 import { freeDevice } from '#operations/device-names.ts';
 import type { Engine, Operation } from '#operations/engine.ts';
 import { extendVolume } from '#operations/extend-volume.ts';
-import { checkCanBeRead, pendingOnVolume, planVolume } from '#operations/plan-volume.ts';
+import { checkCanBeRead, pendingOn, planVolume } from '#operations/plan-volume.ts';
 import { rekeyVolume } from '#operations/rekey-volume.ts';
 import { restoreBackup } from '#operations/restore-backup.ts';
 import { neededChange, retypeVolume } from '#operations/retype-volume.ts';
@@ -116,7 +116,7 @@ export class DurableVolumeOperations implements VolumeOperations {
   }
 
   async extend(id: VolumeId, sizeGib: number, { requestId }: Requester, admit: Admit): Promise<void> {
-    const operation = pendingOnVolume('extend-volume', { volumeId: id, requestId, sizeGib });
+    const operation = pendingOn<VolumeInput>('extend-volume', { volumeId: id, requestId, sizeGib });
     await claimVolume(this.#context.db, id, 'extend', operation, async (tx, volume) => {
       if (sizeGib <= volume.size_gib) {
         throw badRequest(
@@ -130,7 +130,7 @@ export class DurableVolumeOperations implements VolumeOperations {
 
   async createSnapshot(id: VolumeId, request: SnapshotRequest, requester: Requester, admit: Admit): Promise<Snapshot> {
     const snapshotId = newId<SnapshotId>();
-    const operation = pendingOnSnapshot('create-snapshot', {
+    const operation = pendingOn<SnapshotInput>('create-snapshot', {
       snapshotId,
       volumeId: id,
       requestId: requester.requestId,
@@ -172,7 +172,7 @@ export class DurableVolumeOperations implements VolumeOperations {
 
   async attach(id: VolumeId, request: AttachmentRequest, { requestId, projectId }: Requester): Promise<Attachment> {
     const attachment = { id: newId<AttachmentId>(), serverId: request.serverId };
-    const operation = pendingOnVolume('attach-volume', { volumeId: id, requestId, attachment });
+    const operation = pendingOn<VolumeInput>('attach-volume', { volumeId: id, requestId, attachment });
     let written: Attachment | null = null;
     await claimVolume(this.#context.db, id, 'attach', operation, async (tx, volume) => {
       const server = await lockServer(tx, request.serverId);
@@ -199,7 +199,7 @@ export class DurableVolumeOperations implements VolumeOperations {
     const attachment = await attachmentOf(this.#context.db, id);
     if (!attachment || attachment.server_id !== serverId) throw notFound('volume_id', id);
     const input = { volumeId: id, requestId, attachment: { id: attachment.id, serverId } };
-    const operation = pendingOnVolume('detach-volume', input);
+    const operation = pendingOn<VolumeInput>('detach-volume', input);
     await claimVolume(this.#context.db, id, 'detach', operation, async (tx) => {
       const server = await lockServer(tx, serverId);
       checkServerState(server, 'detach_volume');
@@ -247,7 +247,11 @@ export class DurableVolumeOperations implements VolumeOperations {
     }
     const { requestId, projectId, userId } = requester;
     const { volume_id: volumeId } = transfer;
-    const operation = pendingOnVolume('accept-transfer', { volumeId, requestId, recipient: { projectId, userId } });
+    const operation = pendingOn<VolumeInput>('accept-transfer', {
+      volumeId,
+      requestId,
+      recipient: { projectId, userId },
+    });
     await claimVolume(this.#context.db, volumeId, 'accept', operation, async (tx) => {
       // Withdrawn, and offered anew, since it was read.
       if ((await findTransfer(tx, transfer.id)) === null) throw notFound('Transfer', transfer.id);
@@ -260,7 +264,7 @@ export class DurableVolumeOperations implements VolumeOperations {
   async createBackup(id: VolumeId, request: BackupRequest, requester: Requester, admit: Admit): Promise<Backup> {
     const backupId = newId<BackupId>();
     const { requestId, projectId, userId } = requester;
-    const operation = pendingOnBackup('create-backup', { backupId, volumeId: id, requestId });
+    const operation = pendingOn<BackupInput>('create-backup', { backupId, volumeId: id, requestId });
     let made: Backup | null = null;
     await claimVolume(this.#context.db, id, 'back-up', operation, async (tx, volume) => {
       checkCanBeRead(volume, request.force || request.snapshotId !== null);
@@ -300,7 +304,7 @@ export class DurableVolumeOperations implements VolumeOperations {
   }
 
   async restoreBackup(id: BackupId, volumeId: VolumeId, { requestId }: Requester): Promise<void> {
-    const operation = pendingOnBackup('restore-backup', { backupId: id, volumeId, requestId });
+    const operation = pendingOn<BackupInput>('restore-backup', { backupId: id, volumeId, requestId });
     const creation = (await findVolume(this.#context.db, volumeId))?.operation;
     if (creation?.name === 'create-volume') await this.#engine.settled(creation.id);
     await claimVolume(this.#context.db, volumeId, 'restore', operation, async (tx, volume) => {
@@ -318,7 +322,7 @@ export class DurableVolumeOperations implements VolumeOperations {
   async deleteBackup(id: BackupId, { requestId }: Requester, { force }: { readonly force: boolean }): Promise<void> {
     const backup = await findBackup(this.#context.db, id);
     if (!backup) throw notFound('Backup', id);
-    const operation = pendingOnBackup('delete-backup', { backupId: id, volumeId: backup.volume_id, requestId });
+    const operation = pendingOn<BackupInput>('delete-backup', { backupId: id, volumeId: backup.volume_id, requestId });
     const from = force ? backupStatuses : (['available', 'error'] as const);
     await this.#context.db.transaction().execute(async (tx) => {
       await claimBackup(tx, id, { action: 'delete', from, during: 'deleting' }, operation);
@@ -331,7 +335,7 @@ export class DurableVolumeOperations implements VolumeOperations {
   }
 
   async retype(id: VolumeId, type: VolumeType, mayMove: boolean, { requestId }: Requester): Promise<void> {
-    const operation = pendingOnVolume('retype-volume', { volumeId: id, requestId, retype: { typeId: type.id } });
+    const operation = pendingOn<VolumeInput>('retype-volume', { volumeId: id, requestId, retype: { typeId: type.id } });
     await claimVolume(this.#context.db, id, 'retype', operation, async (tx, volume) => {
       const refuse = (why: string) => badRequest(`Invalid volume: Retyping volume ${id} failed: ${why}.`);
       if (volume.volume_type_id === type.id) throw refuse('it is of that type');
@@ -348,7 +352,7 @@ export class DurableVolumeOperations implements VolumeOperations {
   }
 
   async rekey(id: VolumeId, { requestId }: Requester): Promise<void> {
-    const operation = pendingOnVolume('rekey-volume', { volumeId: id, requestId });
+    const operation = pendingOn<VolumeInput>('rekey-volume', { volumeId: id, requestId });
     await claimVolume(this.#context.db, id, 'rekey', operation, async (tx, volume) => {
       if (volume.encryption === null) throw badRequest(`Invalid volume: Volume ${id} is not encrypted.`);
       await checkCanBeRekeyed(tx, id);
@@ -368,7 +372,7 @@ export class DurableVolumeOperations implements VolumeOperations {
       .select('volume_id')
       .where('id', '=', id)
       .executeTakeFirstOrThrow();
-    const operation = pendingOnSnapshot('delete-snapshot', { snapshotId: id, volumeId, requestId });
+    const operation = pendingOn<SnapshotInput>('delete-snapshot', { snapshotId: id, volumeId, requestId });
     const from = force ? snapshotStatuses : (['available', 'error'] as const);
     await claimSnapshotForDeletion(db, id, from, operation);
     await this.#begin(operation);
@@ -379,18 +383,6 @@ export class DurableVolumeOperations implements VolumeOperations {
     const { id: operationId } = await this.#beginSnapshotDeletion(id, requestId, false);
     await this.#engine.settled(operationId);
   }
-}
-
-function pendingOnSnapshot(name: string, particulars: Omit<SnapshotInput, 'operationId'>): PendingOperation {
-  const id = `${name}:${newId()}`;
-  const input: SnapshotInput = { ...particulars, operationId: id };
-  return { id, name, input };
-}
-
-function pendingOnBackup(name: string, particulars: Omit<BackupInput, 'operationId'>): PendingOperation {
-  const id = `${name}:${newId()}`;
-  const input: BackupInput = { ...particulars, operationId: id };
-  return { id, name, input };
 }
 
 /** The row of a disk that is to hold what another holds, in the same place. */

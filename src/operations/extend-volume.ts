@@ -1,13 +1,12 @@
 import { crashPoint } from '#core/crash-point.ts';
-import type { ServerId } from '#core/ids.ts';
 import { GIB } from '#core/sizes.ts';
 import { updateDisk } from '#db/disks.ts';
-import { attachmentOf } from '#db/volume-attachments.ts';
 import { updateVolume } from '#db/volumes.ts';
-import { loadIfPlaced, type OperationContext } from '#operations/context.ts';
+import type { OperationContext } from '#operations/context.ts';
 import { waitForReaders } from '#operations/delete-volume.ts';
 import type { Operation } from '#operations/engine.ts';
 import { failVolume, finishAsBefore, needPlacedDisk, type VolumeInput } from '#operations/volume-context.ts';
+import { guestThatHas } from '#operations/volume-steps.ts';
 
 /**
  * Extend volume, attached or not. A guest that has it sees it grow.
@@ -34,7 +33,7 @@ async function grow(context: OperationContext, { volumeId, requestId, sizeGib }:
   if (sizeGib === undefined) throw new Error(`an extend of volume ${volumeId} names no size`);
   const { disk, agent } = await needPlacedDisk(context, volumeId);
   const larger = { ...disk, sizeBytes: sizeGib * GIB };
-  const guest = await guestThatHas(context, volumeId);
+  const guest = (await guestThatHas(context, volumeId))?.server.id ?? null;
   const growDisk = (keys: Parameters<typeof agent.growDisk>[2]) => agent.growDisk(larger, disk.sizeBytes, keys, guest);
   await context.keys.lend([disk], guest === null ? 'create' : 'run', requestId, growDisk);
   crashPoint('steps.extend-volume.grown');
@@ -43,15 +42,4 @@ async function grow(context: OperationContext, { volumeId, requestId, sizeGib }:
     await updateDisk(tx, disk.id, { size_bytes: larger.sizeBytes });
     await updateVolume(tx, volumeId, { size_gib: sizeGib });
   });
-}
-
-/** The server whose guest runs with this volume; null: none does. */
-export async function guestThatHas(
-  context: OperationContext,
-  volumeId: VolumeInput['volumeId'],
-): Promise<ServerId | null> {
-  const attachment = await attachmentOf(context.db, volumeId);
-  const placed = attachment?.server_id ? await loadIfPlaced(context, attachment.server_id) : null;
-  const { servers } = (await placed?.agent.inventory()) ?? { servers: [] };
-  return servers.find(({ id }) => id === placed?.server.id)?.id ?? null;
 }

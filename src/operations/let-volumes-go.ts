@@ -6,7 +6,8 @@ import { snapshotsOf } from '#db/snapshots.ts';
 import { type Attachment, attachmentsToServer, endAttachment } from '#db/volume-attachments.ts';
 import { beginOnVolume, findVolume, lockVolumeIfThere, updateVolume, type Volume } from '#db/volumes.ts';
 import type { OperationContext, ServerInput } from '#operations/context.ts';
-import { pendingOnVolume } from '#operations/plan-volume.ts';
+import { pendingOn } from '#operations/plan-volume.ts';
+import type { VolumeInput } from '#operations/volume-context.ts';
 
 /** Statuses of a volume that a server has. */
 const HELD: readonly VolumeStatus[] = ['in-use', 'attaching', 'detaching', 'reserved'];
@@ -38,7 +39,7 @@ async function letGo(tx: Queryable, attachment: Attachment, requestId: string): 
   await endAttachment(tx, attachment.id);
   if (volume === null || volume.operation !== null) return null;
   if (attachment.delete_on_termination && (await canGo(tx, volume))) {
-    const deletion = pendingOnVolume('delete-volume', { volumeId: volume.id, requestId });
+    const deletion = pendingOn<VolumeInput>('delete-volume', { volumeId: volume.id, requestId });
     await beginOnVolume(tx, volume, 'delete', deletion);
     return deletion;
   }

@@ -18,7 +18,7 @@ export type PlannedVolume = { readonly volume: Volume; readonly operation: Pendi
  */
 export async function planVolume(tx: Queryable, request: VolumeRequest, requester: Requester): Promise<PlannedVolume> {
   const id = newId<VolumeId>();
-  const operation = pendingOnVolume('create-volume', { volumeId: id, requestId: requester.requestId });
+  const operation = pendingOn<VolumeInput>('create-volume', { volumeId: id, requestId: requester.requestId });
   await checkSource(tx, request);
   const beginning = { status: 'creating', operation: JSON.stringify(operation), updated_at: new Date() } as const;
   const volume = await insertVolume(tx, { ...volumeColumns(request, requester), id, ...beginning });
@@ -26,10 +26,13 @@ export async function planVolume(tx: Queryable, request: VolumeRequest, requeste
   return { volume, operation };
 }
 
-export function pendingOnVolume(name: string, particulars: Omit<VolumeInput, 'operationId'>): PendingOperation {
+/** An operation of this name as a row names it, under an id of its own. */
+export function pendingOn<Input extends { readonly operationId: string }>(
+  name: string,
+  particulars: Omit<Input, 'operationId'>,
+): PendingOperation {
   const id = `${name}:${newId()}`;
-  const input: VolumeInput = { ...particulars, operationId: id };
-  return { id, name, input };
+  return { id, name, input: { ...particulars, operationId: id } };
 }
 
 /** @throws volume-state. */

@@ -4,9 +4,9 @@ import { attachmentOf } from '#db/volume-attachments.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { waitForReaders } from '#operations/delete-volume.ts';
 import type { Operation } from '#operations/engine.ts';
-import { guestThatHas } from '#operations/extend-volume.ts';
 import { adoptKey, changeKey, prepareRekey, type Rekey, restoreOldKey } from '#operations/rekey-disk.ts';
 import { finishAsBefore, needVolume, type VolumeInput } from '#operations/volume-context.ts';
+import { guestThatHas } from '#operations/volume-steps.ts';
 
 /**
  * Rekey volume: another passphrase, without interrupting a guest that has it. The volume key stays.

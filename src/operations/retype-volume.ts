@@ -1,14 +1,14 @@
 import { crashPoint } from '#core/crash-point.ts';
-import type { Disk } from '#core/disk.ts';
 import { badRequest, NightlatchError } from '#core/errors.ts';
 import { volumeFormat } from '#core/volume-encryption.ts';
 import type { Queryable } from '#db/database.ts';
 import { disksOf, updateDisk } from '#db/disks.ts';
 import { lockPlacement } from '#db/hosts.ts';
 import { listPools } from '#db/volume-pools.ts';
-import { findVolumeType, type VolumeType } from '#db/volume-types.ts';
+import { encryptionOf, findVolumeType, type VolumeType } from '#db/volume-types.ts';
 import { updateVolume, type Volume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
+import { copyDisk } from '#operations/create-volume.ts';
 import { waitForReaders } from '#operations/delete-volume.ts';
 import type { Operation } from '#operations/engine.ts';
 import { exchangeForSuccessor, planSuccessor, type SuccessorColumns } from '#operations/successor-disk.ts';
@@ -92,14 +92,9 @@ async function plan(context: OperationContext, input: VolumeInput): Promise<void
 async function copy(context: OperationContext, { volumeId, requestId }: VolumeInput): Promise<void> {
   const coming = await placedDiskOf(context, volumeId, 'coming');
   if (!coming || coming.disk.state === 'formatted') return;
-  const { disk, agent } = coming;
+  const { disk } = coming;
   const { disk: from } = await needPlacedDisk(context, volumeId);
-  const both: Disk[] = [from, disk];
-  try {
-    await context.keys.lend(both, 'copy', requestId, (keys) => agent.createDisk(disk, { kind: 'disk', from }, keys));
-  } finally {
-    await context.keys.close(both, requestId);
-  }
+  await copyDisk(context, { from, disk, requestId, isNewKey: true });
   crashPoint('steps.retype-volume.copied');
   await updateDisk(context.db, disk.id, { state: 'formatted' });
 }
@@ -108,7 +103,7 @@ async function exchange(context: OperationContext, input: VolumeInput): Promise<
   const type = await typeOf(context.db, input);
   const coming = await placedDiskOf(context, input.volumeId, 'coming');
   const change = async (tx: Queryable) => {
-    const encryption = type.encryption && withoutRecord(type.encryption);
+    const encryption = encryptionOf(type);
     await updateVolume(tx, input.volumeId, {
       volume_type_id: type.id,
       encryption: encryption && JSON.stringify(encryption),
@@ -117,8 +112,4 @@ async function exchange(context: OperationContext, input: VolumeInput): Promise<
   };
   if (coming) await exchangeForSuccessor(context, input.volumeId, change);
   else await context.db.transaction().execute(change);
-}
-
-function withoutRecord({ provider, cipher, keySize, controlLocation }: NonNullable<VolumeType['encryption']>) {
-  return { provider, cipher, keySize, controlLocation };
 }

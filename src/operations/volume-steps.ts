@@ -1,7 +1,10 @@
 import { crashPoint } from '#core/crash-point.ts';
 import type { DiskOwnerId, DiskStanding } from '#core/disk.ts';
+import type { VolumeId } from '#core/ids.ts';
 import { endUnplacedDisks, updateDisk } from '#db/disks.ts';
-import type { OperationContext } from '#operations/context.ts';
+import type { PendingOperation } from '#db/schema.ts';
+import { attachmentOf } from '#db/volume-attachments.ts';
+import { loadIfPlaced, type OperationContext, type PlacedServer } from '#operations/context.ts';
 import type { Step } from '#operations/engine.ts';
 import { needPlacedDisk, placedDiskOf } from '#operations/volume-context.ts';
 
@@ -41,4 +44,24 @@ export async function destroyVolumeDisk(
   await context.keys.close([disk], requestId);
   await context.keys.destroyKey(disk, requestId);
   await updateDisk(context.db, disk.id, { state: 'destroyed', secret_id: null, other_secret_id: null });
+}
+
+/** Of several that read one source, oldest first: waits for those before the operation of this id, or for all. */
+export async function settleThoseBefore(
+  { engine }: OperationContext,
+  readers: readonly PendingOperation[],
+  operationId: string | null = null,
+): Promise<void> {
+  for (const { id } of readers) {
+    if (id === operationId) return;
+    await engine.settled(id);
+  }
+}
+
+/** The server whose guest runs with this volume; null: none does. */
+export async function guestThatHas(context: OperationContext, volumeId: VolumeId): Promise<PlacedServer | null> {
+  const attachment = await attachmentOf(context.db, volumeId);
+  const placed = attachment?.server_id ? await loadIfPlaced(context, attachment.server_id) : null;
+  const { servers } = (await placed?.agent.inventory()) ?? { servers: [] };
+  return servers.some(({ id }) => id === placed?.server.id) ? placed : null;
 }

@@ -9,10 +9,10 @@ import { badRequest, NightlatchError, notFound, shorten } from '#core/errors.ts'
 import type { ImageId } from '#core/ids.ts';
 import { imageEncryption } from '#core/image-encryption.ts';
 import { GIB } from '#core/sizes.ts';
-import type { VolumeEncryption, VolumeSource } from '#core/volume.ts';
+import type { VolumeSource } from '#core/volume.ts';
 import { volumeFormat } from '#core/volume-encryption.ts';
 import { checkQuota } from '#db/volume-quotas.ts';
-import { findVolumeTypeNamed, holdVolumeType, type VolumeType } from '#db/volume-types.ts';
+import { encryptionOf, findVolumeTypeNamed, holdVolumeType, type VolumeType } from '#db/volume-types.ts';
 import type { Volume } from '#db/volumes.ts';
 import type { Admit, VolumeRequest } from '#operations/volume-operations.ts';
 
@@ -240,12 +240,6 @@ async function typeOf(
   const type = await findVolumeTypeNamed(db, name, isAdmin ? null : projectId);
   if (!type) throw notFound('Volume type', name);
   return type;
-}
-
-function encryptionOf({ encryption }: VolumeType): VolumeEncryption | null {
-  if (encryption === null) return null;
-  const { provider, cipher, keySize, controlLocation } = encryption;
-  return { provider, cipher, keySize, controlLocation };
 }
 
 function zoneFrom(asked: string | null | undefined): string {

@@ -17,14 +17,24 @@ export type Listed<Item> = {
   readonly withCount: boolean;
 };
 
-const volumeOrder: SortValues<Volume> = {
+/** What both volumes and snapshots are sorted and restricted by. */
+type Common = Pick<Volume, 'name' | 'metadata' | 'created_at' | 'updated_at'> & {
+  readonly id: string;
+  readonly status: string;
+};
+
+const commonOrder = {
   id: ({ id }) => id,
   name: ({ name }) => name,
   display_name: ({ name }) => name,
   status: ({ status }) => status,
-  size: ({ size_gib }) => size_gib,
   created_at: ({ created_at }) => created_at.getTime(),
   updated_at: ({ updated_at }) => updated_at.getTime(),
+} satisfies SortValues<Common>;
+
+const volumeOrder: SortValues<Volume> = {
+  ...commonOrder,
+  size: ({ size_gib }) => size_gib,
   host: ({ host }) => host,
   volume_type_id: ({ volume_type_id }) => volume_type_id,
   bootable: ({ bootable }) => String(bootable),
@@ -32,60 +42,41 @@ const volumeOrder: SortValues<Volume> = {
 };
 
 const snapshotOrder: SortValues<Snapshot> = {
-  id: ({ id }) => id,
-  name: ({ name }) => name,
-  display_name: ({ name }) => name,
-  status: ({ status }) => status,
-  created_at: ({ created_at }) => created_at.getTime(),
-  updated_at: ({ updated_at }) => updated_at.getTime(),
+  ...commonOrder,
   volume_id: ({ volume_id }) => volume_id,
   volume_size: ({ size_gib }) => size_gib,
 };
 
-type Filters<Item> = Readonly<Record<string, (text: string) => (item: Item) => boolean>>;
+type Filter<Item> = (text: string) => (item: Item) => boolean;
+type Filters<Item> = Readonly<Record<string, Filter<Item>>>;
+
+/** Lets pass what has exactly this text there. */
+function equals<Item>(textOf: (item: Item) => string | null): Filter<Item> {
+  return (text) => (item) => textOf(item) === text;
+}
+
+const commonFilters = {
+  id: equals(({ id }: { readonly id: string }) => id),
+  name: equals(({ name }: Pick<Common, 'name'>) => name),
+  display_name: equals(({ name }: Pick<Common, 'name'>) => name),
+  status: equals(({ status }: Pick<Common, 'status'>) => status),
+  metadata: (text: string) => {
+    const wanted = Object.entries(metadataFrom(text));
+    return ({ metadata }: Pick<Common, 'metadata'>) => wanted.every(([key, value]) => metadata[key] === value);
+  },
+};
 
 /** What a list of volumes can be restricted by. */
 const volumeFilters: Filters<Volume> = {
-  id:
-    (text) =>
-    ({ id }) =>
-      id === text,
-  name:
-    (text) =>
-    ({ name }) =>
-      name === text,
-  display_name:
-    (text) =>
-    ({ name }) =>
-      name === text,
-  status:
-    (text) =>
-    ({ status }) =>
-      status === text,
-  availability_zone:
-    (text) =>
-    ({ availability_zone: zone }) =>
-      zone === text,
+  ...commonFilters,
+  availability_zone: equals(({ availability_zone }) => availability_zone),
   bootable: (text) => {
     const wanted = bootableFrom(text);
     return ({ bootable }) => bootable === wanted;
   },
-  size:
-    (text) =>
-    ({ size_gib }) =>
-      String(size_gib) === text,
-  migration_status:
-    (text) =>
-    ({ migration_status: status }) =>
-      (status ?? '') === text,
-  volume_type_id:
-    (text) =>
-    ({ volume_type_id: id }) =>
-      id === text,
-  metadata: (text) => {
-    const wanted = Object.entries(metadataFrom(text));
-    return ({ metadata }) => wanted.every(([key, value]) => metadata[key] === value);
-  },
+  size: equals(({ size_gib }) => String(size_gib)),
+  migration_status: equals(({ migration_status }) => migration_status ?? ''),
+  volume_type_id: equals(({ volume_type_id }) => volume_type_id),
   encryption_key_id: () => () => false,
   host:
     (text) =>
@@ -94,30 +85,8 @@ const volumeFilters: Filters<Volume> = {
 };
 
 const snapshotFilters: Filters<Snapshot> = {
-  id:
-    (text) =>
-    ({ id }) =>
-      id === text,
-  name:
-    (text) =>
-    ({ name }) =>
-      name === text,
-  display_name:
-    (text) =>
-    ({ name }) =>
-      name === text,
-  status:
-    (text) =>
-    ({ status }) =>
-      status === text,
-  volume_id:
-    (text) =>
-    ({ volume_id }) =>
-      volume_id === text,
-  metadata: (text) => {
-    const wanted = Object.entries(metadataFrom(text));
-    return ({ metadata }) => wanted.every(([key, value]) => metadata[key] === value);
-  },
+  ...commonFilters,
+  volume_id: equals(({ volume_id }) => volume_id),
 };
 
 /** The page of volumes a request asks for, of those the caller may see. @throws bad-request. */

@@ -27,17 +27,13 @@ import { openLocalHost } from '#main/local-host.ts';
 import { noteServiceProcess } from '#main/service-process.ts';
 import { openState, type State } from '#main/state.ts';
 import type { OperationContext } from '#operations/context.ts';
+import { durableBlockStorage } from '#operations/durable-block-storage.ts';
 import { DurableServerOperations, serverOperations } from '#operations/durable-server-operations.ts';
-import {
-  backupOperations,
-  DurableVolumeOperations,
-  snapshotOperations,
-  volumeOperations,
-} from '#operations/durable-volume-operations.ts';
 import { Engine } from '#operations/engine.ts';
 import { HostFollower } from '#operations/follow-host.ts';
 import { activeBeforeBoot } from '#operations/host-boot.ts';
 import { HostLocker } from '#operations/lock-host.ts';
+import type { BlockStorageOperations } from '#operations/volume-operations.ts';
 
 const REGION = 'RegionOne';
 
@@ -75,11 +71,8 @@ export async function startService(config: Config, log: Logger): Promise<Service
     agent: (host) => hosts.agent(host),
   };
   for (const operation of serverOperations(context)) engine.register(operation);
-  for (const operation of volumeOperations(context)) engine.register(operation);
-  for (const operation of snapshotOperations(context)) engine.register(operation);
-  for (const operation of backupOperations(context)) engine.register(operation);
   const operations = new DurableServerOperations(context, engine);
-  const volumes = new DurableVolumeOperations(context, engine);
+  const blockStorage = durableBlockStorage(context, engine);
   const follower = new HostFollower({ context, engine, operations, log });
   const locker = new HostLocker({ context, operations, follower });
 
@@ -92,8 +85,9 @@ export async function startService(config: Config, log: Logger): Promise<Service
   await settleLocal();
   await takeUpEnrolled(seenTo);
 
-  const api = undo.adopt(buildServices(config, state, images, { operations, volumes, hosts: locker }, log), (app) =>
-    app.close(),
+  const api = undo.adopt(
+    buildServices(config, state, images, { operations, blockStorage, hosts: locker }, log),
+    (app) => app.close(),
   );
   const url = await listen(api, config);
   await keepLogin(state, url);
@@ -164,7 +158,7 @@ async function finishLocking(locker: HostLocker, host: HostName, log: Logger): P
 
 type Operations = {
   readonly operations: DurableServerOperations;
-  readonly volumes: DurableVolumeOperations;
+  readonly blockStorage: BlockStorageOperations;
   readonly hosts: HostLocker;
 };
 
@@ -172,7 +166,7 @@ function buildServices(
   config: Config,
   { db }: State,
   images: FileImageStore,
-  { operations, volumes, hosts }: Operations,
+  { operations, blockStorage, hosts }: Operations,
   log: Logger,
 ): FastifyInstance {
   const identity = new BuiltinIdentity(db, { tokenLifetimeSeconds: config.token.expiration });
@@ -183,8 +177,8 @@ function buildServices(
     services: [
       identityService({ db, identity, services, region: REGION, publicUrl }),
       imageService({ db, identity, images, publicUrl }),
-      computeService({ db, identity, images, operations, volumes, publicUrl, defaultVolumeType }),
-      blockStorageService({ db, identity, images, volumes, publicUrl, defaultVolumeType }),
+      computeService({ db, identity, images, operations, ...blockStorage, publicUrl, defaultVolumeType }),
+      blockStorageService({ db, identity, images, ...blockStorage, publicUrl, defaultVolumeType }),
       operatorService({ db, identity, hosts }),
     ],
     publicUrl,

@@ -35,7 +35,7 @@ export type OperationContext = {
   readonly keys: KeyService;
   readonly images: ImageSource;
   readonly backups: BackupStore;
-  readonly engine: Pick<Engine, 'settled' | 'start'>;
+  readonly engine: Pick<Engine, 'begin' | 'settled' | 'start'>;
   /** How long a guest may take over its own shutdown before it is ended, milliseconds. */
   readonly shutdownTimeoutMs: number;
   /** After this time a shelved server leaves its host, seconds; negative: never. */

@@ -1,4 +1,3 @@
-import { crashPoint } from '#core/crash-point.ts';
 import { badRequest } from '#core/errors.ts';
 import type { VolumeId } from '#core/ids.ts';
 import { snapshotsOf } from '#db/snapshots.ts';
@@ -50,8 +49,7 @@ export async function beginVolumeDeletion(
       );
     }
   });
-  crashPoint('operations.recorded');
-  await engine.start(operation.name, operation.id, operation.input);
+  await engine.begin(operation);
 }
 
 /** Waits for what is being made from a volume: until then its disk stays as and where it is. */

@@ -1,5 +1,4 @@
 import type { Duplex } from 'node:stream';
-import { crashPoint } from '#core/crash-point.ts';
 import { NightlatchError } from '#core/errors.ts';
 import { type DiskId, type ImageId, newId, type ServerId } from '#core/ids.ts';
 import { answersOnConsole, type ServerAction } from '#core/server.ts';
@@ -114,8 +113,7 @@ export class DurableServerOperations implements ServerOperations {
       await insertDisks(tx, newDisks(id, request, requester));
       return { server: inserted, begun: await planServerVolumes(tx, id, request, requester) };
     });
-    crashPoint('operations.recorded');
-    for (const { name, id, input } of [...begun, operation]) await this.#engine.start(name, id, input);
+    await this.#engine.begin(...begun, operation);
     return server;
   }
 
@@ -145,8 +143,7 @@ export class DurableServerOperations implements ServerOperations {
         if (action === 'shelve' && server.image_id !== null) await planImage(tx, server, imageId, shelvedImage(server));
       },
     );
-    crashPoint('operations.recorded');
-    await this.#engine.start(claim.name, claim.id, claim.input);
+    await this.#engine.begin(claim);
     if (action === 'delete') await this.#awaitIfUnplaced(serverId, claim);
   }
 
@@ -160,8 +157,7 @@ export class DurableServerOperations implements ServerOperations {
       null,
       (tx, server) => planImage(tx, server, imageId, request),
     );
-    crashPoint('operations.recorded');
-    await this.#engine.start(claim.name, claim.id, claim.input);
+    await this.#engine.begin(claim);
     return imageId;
   }
 

@@ -4,6 +4,7 @@ import type pg from 'pg';
 import type { Logger } from 'pino';
 import { crashPoint } from '#core/crash-point.ts';
 import { describeError, NightlatchError } from '#core/errors.ts';
+import type { PendingOperation } from '#db/schema.ts';
 
 /** Why a step failed, as it is recorded: plain data, no key, no stack. */
 export type Failure = { readonly code: string; readonly status: number; readonly message: string };
@@ -67,6 +68,12 @@ export class Engine {
   /** Connects, and goes on with every operation that a crash interrupted. */
   async launch(): Promise<void> {
     await DBOS.launch();
+  }
+
+  /** Starts operations that rows name. *Repeat*: they go on. *Crash*: the rows name them, and the next start of the service begins them. */
+  async begin(...operations: readonly PendingOperation[]): Promise<void> {
+    crashPoint('operations.recorded');
+    for (const { name, id, input } of operations) await this.start(name, id, input);
   }
 
   /** Starts an operation under an id, also from a step of another. *Repeat* with the same id: the one that has it goes on. */

@@ -2,7 +2,7 @@ import { NightlatchError } from '#core/errors.ts';
 import { type DiskId, type ImageId, newId, type VolumeId } from '#core/ids.ts';
 import { GIB } from '#core/sizes.ts';
 import type { Queryable } from '#db/database.ts';
-import { insertDisks } from '#db/disks.ts';
+import { type DiskRow, insertDisks, type NewDisk } from '#db/disks.ts';
 import type { PendingOperation } from '#db/schema.ts';
 import { insertVolume, lockVolume, type Volume } from '#db/volumes.ts';
 import type { Requester } from '#operations/server-operations.ts';
@@ -89,4 +89,19 @@ function newDisk(
 /** Looked at again where nobody can change it: until the new volume's row is there, its source might go. */
 async function checkSource(tx: Queryable, { source }: VolumeRequest): Promise<void> {
   if (source.kind === 'volume') checkCanBeRead(await lockVolume(tx, source.id as VolumeId), true);
+}
+
+/** The row of a disk that is to hold what another holds, in the same place. */
+export function diskBeside(
+  { created_at: _, ...like }: DiskRow,
+  own: Pick<NewDisk, 'owner_id' | 'role' | 'project_id'>,
+): NewDisk {
+  const fresh = {
+    id: newId<DiskId>(),
+    generation: 0,
+    state: 'absent',
+    secret_id: null,
+    other_secret_id: null,
+  } as const;
+  return { ...like, ...own, ...fresh };
 }

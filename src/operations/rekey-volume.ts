@@ -1,4 +1,7 @@
-import type { ProjectId } from '#core/ids.ts';
+import { badRequest } from '#core/errors.ts';
+import type { ProjectId, VolumeId } from '#core/ids.ts';
+import type { Queryable } from '#db/database.ts';
+import { disksOf } from '#db/disks.ts';
 import { findServer } from '#db/servers.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
 import type { OperationContext } from '#operations/context.ts';
@@ -54,4 +57,13 @@ async function waitForServer(context: OperationContext, { volumeId }: VolumeInpu
   const attachment = await attachmentOf(context.db, volumeId);
   const server = attachment?.server_id ? await findServer(context.db, attachment.server_id) : null;
   if (server?.operation) await context.engine.settled(server.operation.id);
+}
+
+/** @throws bad-request for a volume whose format has no header to change. */
+export async function checkCanBeRekeyed(tx: Queryable, id: VolumeId): Promise<void> {
+  const disks = await disksOf(tx, id);
+  if (disks.every(({ encryption }) => encryption !== 'plain')) return;
+  throw badRequest(
+    `Invalid volume: Volume ${id} has format plain, whose key cannot be changed. Retype it to an encrypted type with a header first.`,
+  );
 }

@@ -72,23 +72,9 @@ export interface VolumeOperations {
     how: { readonly force: boolean; readonly cascade: boolean },
   ): Promise<void>;
   extend(id: VolumeId, sizeGib: number, requester: Requester, admit: Admit): Promise<void>;
-  createSnapshot(id: VolumeId, request: SnapshotRequest, requester: Requester, admit: Admit): Promise<Snapshot>;
-  deleteSnapshot(id: SnapshotId, requester: Requester, how: { readonly force: boolean }): Promise<void>;
   /** *Throws* server-state (409) where Nova would; volume-elsewhere (400). */
   attach(id: VolumeId, request: AttachmentRequest, requester: Requester): Promise<Attachment>;
   detach(id: VolumeId, serverId: ServerId, requester: Requester): Promise<void>;
-  /** Offers a volume, with its snapshots, to whoever knows the key that is shown once. */
-  offer(id: VolumeId, request: TransferRequest): Promise<{ readonly transfer: Transfer; readonly authKey: string }>;
-  /** Takes an offer back. */
-  withdraw(transfer: Transfer): Promise<void>;
-  /** Makes the volume the requester's, under keys of its own. *Throws* bad-request for a wrong key. */
-  accept(transfer: Transfer, authKey: string, requester: Requester, admit: Admit): Promise<void>;
-  /** *Throws* bad-request when there is no whole backup that an incremental one could build on. */
-  createBackup(id: VolumeId, request: BackupRequest, requester: Requester, admit: Admit): Promise<Backup>;
-  /** Makes the volume hold what the backup does; it waits for the volume's own creation. *Throws* too-large; bad-request. */
-  restoreBackup(id: BackupId, volumeId: VolumeId, requester: Requester): Promise<void>;
-  /** *Throws* bad-request while others build on it. */
-  deleteBackup(id: BackupId, requester: Requester, how: { readonly force: boolean }): Promise<void>;
   /**
    * Gives a volume another type. `mayMove`: also where its data has to move for that. *Throws* bad-request when it is of that
    * type, when it would have to move and may not, has snapshots or is in use.
@@ -97,3 +83,39 @@ export interface VolumeOperations {
   /** Gives a volume another passphrase, also while a guest has it. *Throws* bad-request for one that has none to change. */
   rekey(id: VolumeId, requester: Requester): Promise<void>;
 }
+
+/** What the API may set going on snapshots; as with volumes. */
+export interface SnapshotOperations {
+  create(id: VolumeId, request: SnapshotRequest, requester: Requester, admit: Admit): Promise<Snapshot>;
+  delete(id: SnapshotId, requester: Requester, how: { readonly force: boolean }): Promise<void>;
+  /** As `delete`, and returns when that has ended. */
+  deleteAndWait(id: SnapshotId, requester: Requester): Promise<void>;
+}
+
+/** Giving volumes to other projects. */
+export interface TransferOperations {
+  /** Offers a volume, with its snapshots, to whoever knows the key that is shown once. */
+  offer(id: VolumeId, request: TransferRequest): Promise<{ readonly transfer: Transfer; readonly authKey: string }>;
+  /** Takes an offer back. */
+  withdraw(transfer: Transfer): Promise<void>;
+  /** Makes the volume the requester's, under keys of its own. *Throws* bad-request for a wrong key. */
+  accept(transfer: Transfer, authKey: string, requester: Requester, admit: Admit): Promise<void>;
+}
+
+/** What the API may set going on backups; as with volumes. */
+export interface BackupOperations {
+  /** *Throws* bad-request when there is no whole backup that an incremental one could build on. */
+  create(id: VolumeId, request: BackupRequest, requester: Requester, admit: Admit): Promise<Backup>;
+  /** Makes the volume hold what the backup does; it waits for the volume's own creation. *Throws* too-large; bad-request. */
+  restore(id: BackupId, volumeId: VolumeId, requester: Requester): Promise<void>;
+  /** *Throws* bad-request while others build on it. */
+  delete(id: BackupId, requester: Requester, how: { readonly force: boolean }): Promise<void>;
+}
+
+/** All of block storage. */
+export type BlockStorageOperations = {
+  readonly volumes: VolumeOperations;
+  readonly snapshots: SnapshotOperations;
+  readonly transfers: TransferOperations;
+  readonly backups: BackupOperations;
+};

@@ -18,7 +18,6 @@ import { bootstrapIdentity } from '#identity/builtin/bootstrap.ts';
 import { BuiltinIdentity } from '#identity/builtin/builtin-identity.ts';
 import { hashPassword } from '#identity/builtin/password.ts';
 import { FileImageStore } from '#images/builtin/file-image-store.ts';
-import type { VolumeOperations } from '#operations/volume-operations.ts';
 import { startTestDatabase } from '#test/support/database.ts';
 import { RecordedServerOperations } from '#test/support/recorded-server-operations.ts';
 
@@ -70,14 +69,15 @@ export async function openComputeLab(): Promise<ComputeLab> {
   };
   const operations = new RecordedServerOperations(db);
   // Volumes are made and changed by the real service only.
-  const volumes = {} as VolumeOperations;
+  const none = {} as never;
+  const blockStorage = { volumes: none, snapshots: none, transfers: none, backups: none };
   const defaultVolumeType = '__DEFAULT__';
   const app = buildApi({
     services: [
       identityService({ db, identity, services: Object.values(catalogServices), region: 'RegionOne', publicUrl: null }),
       imageService({ db, identity, images, publicUrl: null }),
-      computeService({ db, identity, images, operations, volumes, publicUrl: null, defaultVolumeType }),
-      blockStorageService({ db, identity, images, volumes, publicUrl: null, defaultVolumeType }),
+      computeService({ db, identity, images, operations, ...blockStorage, publicUrl: null, defaultVolumeType }),
+      blockStorageService({ db, identity, images, ...blockStorage, publicUrl: null, defaultVolumeType }),
     ],
     publicUrl: null,
   });

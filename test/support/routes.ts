@@ -23,9 +23,11 @@ export async function allRoutes(): Promise<Route[]> {
   const nothing = {} as never;
   const identity = { db: nothing, identity: nothing, services: [], region: '', publicUrl: null };
   const image = { db: nothing, identity: nothing, images: nothing, publicUrl: null };
-  const compute = { ...image, operations: nothing, volumes: nothing, defaultVolumeType: '' };
+  const operations = { volumes: nothing, snapshots: nothing, transfers: nothing, backups: nothing };
+  const common = { ...image, ...operations, defaultVolumeType: '' };
+  const compute = { ...common, operations: nothing };
   const operator = operatorService({ ...image, hosts: nothing });
-  const blockStorage = blockStorageService({ ...image, volumes: nothing, defaultVolumeType: '' });
+  const blockStorage = blockStorageService(common);
   const services = [
     identityService(identity),
     imageService(image),

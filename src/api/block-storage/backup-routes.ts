@@ -118,7 +118,7 @@ export function addBackupRoutes(app: ApiApp, services: BlockStorageServices): vo
   });
   app.delete('/backups/:id', async (request, reply) => {
     const { context, backup } = await find(request, 'backup:delete');
-    await services.volumes.deleteBackup(backup.id, context, { force: false });
+    await services.backups.delete(backup.id, context, { force: false });
     return await reply.status(202).send();
   });
   app.post('/backups/:id/restore', { schema: { body: RestoreBody } }, async (request, reply) => {
@@ -132,7 +132,7 @@ export function addBackupRoutes(app: ApiApp, services: BlockStorageServices): vo
       volumeId == null
         ? await volumeFor(backup, name ?? `restore_backup_${backup.id}`, context, services)
         : await getVolume(db, volumeId, context);
-    if (volumeId != null) await services.volumes.restoreBackup(backup.id, volume.id, context);
+    if (volumeId != null) await services.backups.restore(backup.id, volume.id, context);
     reply.status(202);
     return { restore: { backup_id: backup.id, volume_id: volume.id, volume_name: volume.name } };
   });
@@ -143,7 +143,7 @@ export function addBackupRoutes(app: ApiApp, services: BlockStorageServices): vo
       await updateBackup(db, backup.id, { status: statusFrom(reset.status) });
     } else {
       const { context, backup } = await find(request, 'volume_extension:backup_admin_actions:force_delete');
-      await services.volumes.deleteBackup(backup.id, context, { force: true });
+      await services.backups.delete(backup.id, context, { force: true });
     }
     return await reply.status(202).send();
   });
@@ -174,7 +174,7 @@ async function create(
     snapshotId: snapshot?.id ?? null,
   };
   const more = { backups: 1, backup_gigabytes: volume.size_gib };
-  return await services.volumes.createBackup(volume.id, wanted, context, (tx) =>
+  return await services.backups.create(volume.id, wanted, context, (tx) =>
     checkQuota(tx, context.projectId, { kind: 'backup', more, volumeType: null }),
   );
 }

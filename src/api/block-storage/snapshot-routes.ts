@@ -49,7 +49,7 @@ export function addSnapshotRoutes(app: ApiApp, services: BlockStorageServices): 
     };
     const more = { snapshots: 1, gigabytes: volume.size_gib };
     const quota = { kind: 'snapshot', more, volumeType: type?.name ?? null } as const;
-    const snapshot = await services.volumes.createSnapshot(volume.id, wanted, context, (tx) =>
+    const snapshot = await services.snapshots.create(volume.id, wanted, context, (tx) =>
       checkQuota(tx, volume.project_id, quota),
     );
     reply.status(202);
@@ -69,7 +69,7 @@ export function addSnapshotRoutes(app: ApiApp, services: BlockStorageServices): 
   app.delete('/snapshots/:id', async (request, reply) => {
     const context = allowed(request, 'volume:delete_snapshot');
     const { id } = await find(request, 'volume:delete_snapshot');
-    await services.volumes.deleteSnapshot(id, context, { force: false });
+    await services.snapshots.delete(id, context, { force: false });
     return await reply.status(202).send();
   });
   app.post('/snapshots/:id/action', { schema: { body: SnapshotActionBody } }, async (request, reply) => {
@@ -77,7 +77,7 @@ export function addSnapshotRoutes(app: ApiApp, services: BlockStorageServices): 
     if ('os-force_delete' in body) {
       const context = allowed(request, 'volume_extension:snapshot_admin_actions:force_delete');
       const { id } = await find(request, 'volume_extension:snapshot_admin_actions:force_delete');
-      await services.volumes.deleteSnapshot(id, context, { force: true });
+      await services.snapshots.delete(id, context, { force: true });
     } else if (body['os-update_snapshot_status']) {
       const { id } = await find(request, 'snapshot_extension:snapshot_actions:update_snapshot_status');
       const { status, progress } = body['os-update_snapshot_status'];

@@ -81,7 +81,7 @@ function addRoutes(
       throw badRequest("Additional properties are not allowed ('no_snapshots' was unexpected)");
     }
     const noSnapshots = toBoolean(asked.no_snapshots ?? false);
-    const offered = await services.volumes.offer(volume.id, { name: asked.name ?? null, noSnapshots });
+    const offered = await services.transfers.offer(volume.id, { name: asked.name ?? null, noSnapshots });
     reply.status(202);
     return { transfer: { ...present(request, offered.transfer), auth_key: offered.authKey } };
   });
@@ -97,7 +97,7 @@ function addRoutes(
       gigabytes: volume.size_gib + snapshots.reduce((sum, { size_gib }) => sum + size_gib, 0),
     };
     const quota = { kind: 'volume', more, volumeType: type?.name ?? null } as const;
-    await services.volumes.accept(transfer, request.body.accept.auth_key, context, (tx) =>
+    await services.transfers.accept(transfer, request.body.accept.auth_key, context, (tx) =>
       checkQuota(tx, context.projectId, quota),
     );
     reply.status(202);
@@ -105,7 +105,7 @@ function addRoutes(
   });
   app.delete(`/${path}/:id`, { onRequest: check }, async (request, reply) => {
     const { transfer } = await find(request, 'volume:delete_transfer');
-    await services.volumes.withdraw(transfer);
+    await services.transfers.withdraw(transfer);
     return await reply.status(202).send();
   });
 }

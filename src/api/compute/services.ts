@@ -3,15 +3,14 @@ import type { Database } from '#db/database.ts';
 import type { Identity } from '#identity/identity.ts';
 import type { ImageStore } from '#images/image-store.ts';
 import type { ServerOperations } from '#operations/server-operations.ts';
-import type { VolumeOperations } from '#operations/volume-operations.ts';
+import type { BlockStorageOperations } from '#operations/volume-operations.ts';
 
 /** What the compute API is built on. */
-export type ComputeDependencies = {
+export type ComputeDependencies = BlockStorageOperations & {
   readonly db: Database;
   readonly identity: Identity;
   readonly images: ImageStore;
   readonly operations: ServerOperations;
-  readonly volumes: VolumeOperations;
   /** Name of the volume type of volumes that are created without one. */
   readonly defaultVolumeType: string;
   /** The address clients use, when it is not the one they connect to. */

@@ -51,14 +51,13 @@ export async function createVolumeImage(call: ActionCall, wanted: ImageRequest):
 }
 
 async function snapshot({ services, context }: ActionCall, imageName: string, volume: Volume): Promise<SnapshotId> {
-  const { db, volumes } = services;
+  const { db, snapshots } = services;
   const type = volume.volume_type_id === null ? null : await findVolumeType(db, volume.volume_type_id, null);
   const more = { snapshots: 1, gigabytes: volume.size_gib };
   const quota = { kind: 'snapshot', more, volumeType: type?.name ?? null } as const;
   const name = `snapshot for ${imageName}`.slice(0, 255);
   const admit = withinQuota((tx) => checkQuota(tx, volume.project_id, quota));
-  return (await volumes.createSnapshot(volume.id, { name, description: '', metadata: {}, force: true }, context, admit))
-    .id;
+  return (await snapshots.create(volume.id, { name, description: '', metadata: {}, force: true }, context, admit)).id;
 }
 
 function deviceOf({ boot_index, delete_on_termination }: Attachment, { size_gib }: Volume, id: SnapshotId): object {

@@ -1,0 +1,21 @@
+import type { OperationContext } from '#operations/context.ts';
+import { backupOperations, DurableBackupOperations } from '#operations/durable-backup-operations.ts';
+import { DurableSnapshotOperations, snapshotOperations } from '#operations/durable-snapshot-operations.ts';
+import { DurableTransferOperations } from '#operations/durable-transfer-operations.ts';
+import { DurableVolumeOperations, volumeOperations } from '#operations/durable-volume-operations.ts';
+import type { Engine } from '#operations/engine.ts';
+import type { BlockStorageOperations } from '#operations/volume-operations.ts';
+
+/** Block storage on the durable engine, to which its operations are made known. */
+export function durableBlockStorage(context: OperationContext, engine: Engine): BlockStorageOperations {
+  for (const operation of volumeOperations(context)) engine.register(operation);
+  for (const operation of snapshotOperations(context)) engine.register(operation);
+  for (const operation of backupOperations(context)) engine.register(operation);
+  const snapshots = new DurableSnapshotOperations(context, engine);
+  return {
+    volumes: new DurableVolumeOperations(context, engine, snapshots),
+    snapshots,
+    transfers: new DurableTransferOperations(context, engine),
+    backups: new DurableBackupOperations(context, engine),
+  };
+}

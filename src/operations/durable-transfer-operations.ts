@@ -1,0 +1,86 @@
+import { badRequest, notFound } from '#core/errors.ts';
+import { newId, type SnapshotId, type TransferId, type VolumeId } from '#core/ids.ts';
+import { isTransferKey, makeTransferKey } from '#core/transfer-key.ts';
+import { checkVolumeAction } from '#core/volume.ts';
+import { snapshotsOf } from '#db/snapshots.ts';
+import { endTransfer, findTransfer, insertTransfer, type Transfer } from '#db/volume-transfers.ts';
+import { claimVolume, lockVolume, updateVolume } from '#db/volumes.ts';
+import type { OperationContext } from '#operations/context.ts';
+import type { Engine } from '#operations/engine.ts';
+import { pendingOn } from '#operations/plan-volume.ts';
+import { checkCanBeRekeyed } from '#operations/rekey-volume.ts';
+import type { Requester } from '#operations/server-operations.ts';
+import type { VolumeInput } from '#operations/volume-context.ts';
+import type { Admit, TransferOperations, TransferRequest } from '#operations/volume-operations.ts';
+
+/** Offers volumes to other projects, and sets their acceptance going on the durable engine. */
+export class DurableTransferOperations implements TransferOperations {
+  readonly #context: OperationContext;
+  readonly #engine: Engine;
+
+  constructor(context: OperationContext, engine: Engine) {
+    this.#context = context;
+    this.#engine = engine;
+  }
+
+  async offer(id: VolumeId, { name, noSnapshots }: TransferRequest) {
+    const key = await makeTransferKey();
+    const transfer = await this.#context.db.transaction().execute(async (tx) => {
+      const volume = await lockVolume(tx, id);
+      checkVolumeAction('offer', { id, status: volume.status, isBusy: volume.operation !== null });
+      await checkCanBeRekeyed(tx, id);
+      const snapshots = await snapshotsOf(tx, id);
+      const unready = snapshots.find(({ status, operation }) => status !== 'available' || operation !== null);
+      if (unready || (noSnapshots && snapshots.length > 0)) throw snapshotsInTheWay(id, unready?.id ?? null);
+      await updateVolume(tx, id, { status: 'awaiting-transfer' });
+      return await insertTransfer(tx, {
+        id: newId<TransferId>(),
+        volume_id: id,
+        name,
+        salt: key.salt,
+        auth_hash: key.authHash,
+        no_snapshots: noSnapshots,
+        source_project_id: volume.project_id,
+        destination_project_id: null,
+      });
+    });
+    return { transfer, authKey: key.authKey };
+  }
+
+  async withdraw({ volume_id: id }: Transfer): Promise<void> {
+    await this.#context.db.transaction().execute(async (tx) => {
+      const volume = await lockVolume(tx, id);
+      checkVolumeAction('withdraw', { id, status: volume.status, isBusy: volume.operation !== null });
+      await endTransfer(tx, id, null);
+      await updateVolume(tx, id, { status: 'available' });
+    });
+  }
+
+  async accept(transfer: Transfer, authKey: string, requester: Requester, admit: Admit): Promise<void> {
+    if (!(await isTransferKey(authKey, { salt: transfer.salt, authHash: transfer.auth_hash }))) {
+      throw badRequest(`Attempt to transfer ${transfer.id} with invalid auth key.`);
+    }
+    const { requestId, projectId, userId } = requester;
+    const { volume_id: volumeId } = transfer;
+    const operation = pendingOn<VolumeInput>('accept-transfer', {
+      volumeId,
+      requestId,
+      recipient: { projectId, userId },
+    });
+    await claimVolume(this.#context.db, volumeId, 'accept', operation, async (tx) => {
+      // Withdrawn, and offered anew, since it was read.
+      if ((await findTransfer(tx, transfer.id)) === null) throw notFound('Transfer', transfer.id);
+      await admit(tx);
+    });
+    await this.#engine.begin(operation);
+    await this.#engine.settled(operation.id);
+  }
+}
+
+function snapshotsInTheWay(id: VolumeId, unready: SnapshotId | null): Error {
+  return badRequest(
+    unready === null
+      ? `Invalid volume: Volume ${id} has snapshots, which go with it. Offer it with its snapshots, or delete them.`
+      : `Invalid snapshot: Snapshot ${unready} of volume ${id} is not available.`,
+  );
+}

@@ -7,6 +7,7 @@ import { addExtensionRoutes } from '#api/block-storage/extension-routes.ts';
 import { presentFailure } from '#api/block-storage/failure.ts';
 import { addLimitRoutes } from '#api/block-storage/limit-routes.ts';
 import { addMessageRoutes } from '#api/block-storage/message-routes.ts';
+import { addBlockStorageMetadata } from '#api/block-storage/metadata.ts';
 import { MIN_MICROVERSION, servedMicroversions } from '#api/block-storage/microversions.ts';
 import { addQuotaRoutes } from '#api/block-storage/quota-routes.ts';
 import { addServiceRoutes } from '#api/block-storage/service-routes.ts';
@@ -18,7 +19,6 @@ import { addTypeEncryptionRoutes } from '#api/block-storage/type-encryption-rout
 import { addTypeExtraSpecRoutes } from '#api/block-storage/type-extra-spec-routes.ts';
 import { addTypeRoutes } from '#api/block-storage/type-routes.ts';
 import { presentVersions } from '#api/block-storage/versions.ts';
-import { addVolumeMetadataRoutes } from '#api/block-storage/volume-metadata-routes.ts';
 import { addVolumeRoutes } from '#api/block-storage/volume-routes.ts';
 import { catalogServices } from '#api/catalog.ts';
 import { headerText, MICROVERSION_HEADER, microversionFrom } from '#api/microversions.ts';
@@ -60,7 +60,7 @@ function v3(services: BlockStorageServices) {
     addServiceRoutes(app, services);
     addExtensionRoutes(app);
     addVolumeRoutes(app, services);
-    addVolumeMetadataRoutes(app, services);
+    addBlockStorageMetadata(app, services);
     addSnapshotRoutes(app, services);
     addTransferRoutes(app, services);
     addBackupRoutes(app, services);

@@ -79,9 +79,6 @@ export const UpdateSnapshot = exactly({
   snapshot: Type.Object({ ...Names }, { additionalProperties: false, minProperties: 1 }),
 });
 
-export const MetadataBody = exactly({ metadata: Metadata });
-export const MetadataItemBody = exactly({ meta: Metadata });
-
 const anything = Type.Optional(Type.Unknown());
 
 /** One action on a volume, as the one key of the body. See "Volume actions". */

@@ -96,6 +96,4 @@ export const UpdateServer = exactly({
 });
 export type UpdateServer = Static<typeof UpdateServer>['server'];
 
-export const MetadataBody = exactly({ metadata: Metadata });
-export const MetadataItemBody = exactly({ meta: Metadata });
 export const TagsBody = exactly({ tags: Tags });

@@ -1,3 +1,4 @@
+import { benchBlockStorage } from './block-storage.ts';
 import type { Comparison } from './comparison.ts';
 import { benchDiskCreate, benchDiskOpen } from './disks.ts';
 import { benchLvm } from './lvm.ts';
@@ -17,6 +18,7 @@ export const benches = {
   'server-start': benchServerStart,
   'suspend-resume': benchSuspendResume,
   panic: benchPanic,
+  'block-storage': benchBlockStorage,
   lvm: benchLvm,
 } as const satisfies Record<string, Bench>;
 

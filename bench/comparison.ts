@@ -11,6 +11,8 @@ export type Comparison = {
   readonly shared?: { readonly what: string; readonly times: Times };
   /** The ratio of ours to the other is to be at most this; null: it depends on the machine, nothing is expected. */
   readonly target: number | null;
+  /** What else was seen while they were taken, a line each. */
+  readonly figures?: readonly string[];
 };
 
 /** A comparison with what comes out of it. */

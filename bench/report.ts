@@ -23,7 +23,7 @@ function renderVerdict(verdict: Verdict): string[] {
   const expected =
     target === null ? 'nothing expected' : `expected at most ${asRatio(target)}: ${isMet ? 'met' : 'MISSED'}`;
   const outcome = `ratio ${asRatio(ratio)}, ${expected}`;
-  return [`${bench}: ${outcome}`, ...rendered];
+  return [`${bench}: ${outcome}`, ...rendered, ...(verdict.figures ?? []).map((figure) => `  ${figure}`)];
 }
 
 function row({ what, times }: Comparison['ours'], medianMs: number | null): string[] {

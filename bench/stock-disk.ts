@@ -1,8 +1,12 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { closeSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { FileFormat } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { Secret } from '#core/secret.ts';
 import { run } from '#host/exec.ts';
+import { keyPipe } from '#host/key-pipe.ts';
 import { timed } from './comparison.ts';
 
 const SECRET = ['--object', 'secret,id=key,file=/dev/fd/3'];
@@ -31,6 +35,21 @@ export async function createStock(path: string, storage: FileFormat, sizeBytes: 
       if (!isByChance || attempt === ATTEMPTS) throw error;
       await delay(attempt * 10);
     }
+  }
+}
+
+/** `cryptsetup luksChangeKey` when nothing else is asked of it. */
+export async function changeStockKey(path: string, from: Secret, to: Secret): Promise<void> {
+  const next = keyPipe(to);
+  try {
+    const args = ['luksChangeKey', '-q', '--key-file=-', path, '/dev/fd/3'];
+    const child = spawn('cryptsetup', args, { stdio: ['pipe', 'ignore', 'inherit', next] });
+    const ended = once(child, 'close');
+    from.use((bytes) => child.stdin?.end(Buffer.from(bytes)));
+    const [code] = await ended;
+    if (code !== 0) throw new Error(`cryptsetup luksChangeKey ended with ${code}`);
+  } finally {
+    closeSync(next);
   }
 }
 

@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs';
+
 /**
  * Crash points inside steps, each with what has just happened. The engine has two more for every step: before it, and
  * after it but before that is recorded.
@@ -50,11 +52,21 @@ export type InnerCrashPoint = keyof typeof innerCrashPoints;
 
 /**
  * Named places where the guarantee suite kills the process, to prove that a restart finds nothing lost and nothing
- * left behind. In production a crash point is a comparison with `null`.
+ * left behind. In production a crash point is a comparison with `null`. `@FILE`: the name stands in that file, once there
+ * is one, so that a process can be told while it runs.
  */
 const armed: string | null = process.env.NIGHTLATCH_CRASH_AT ?? null;
 
 /** Ends the process by SIGKILL, as a power cut would, when the crash point of this name is armed. */
 export function crashPoint(name: InnerCrashPoint | `${string}.before` | `${string}.after`): void {
-  if (armed !== null && armed === name) process.kill(process.pid, 'SIGKILL');
+  if (armed !== null && armedName(armed) === name) process.kill(process.pid, 'SIGKILL');
+}
+
+function armedName(told: string): string | null {
+  if (!told.startsWith('@')) return told;
+  try {
+    return readFileSync(told.slice(1), 'utf8');
+  } catch {
+    return null;
+  }
 }

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { text } from 'node:stream/consumers';
+import { programEnvironment } from '#test/support/program-environment.ts';
 
 /** How a `nightlatch` command ended. */
 export type CommandOutcome = { readonly code: number | null; readonly stdout: string; readonly stderr: string };
@@ -8,7 +9,7 @@ export type CommandOutcome = { readonly code: number | null; readonly stdout: st
 /** Runs the operator's command as a process of its own, to its end. */
 export async function nightlatch(...args: string[]): Promise<CommandOutcome> {
   const child = spawn(process.execPath, ['src/cli/main.ts', ...args], {
-    env: { PATH: process.env.PATH ?? '' },
+    env: programEnvironment(),
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   const closed = once(child, 'close');

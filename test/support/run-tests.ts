@@ -4,10 +4,12 @@
  */
 import { relative } from 'node:path';
 import { run } from 'node:test';
+import { compileOnce } from '#test/support/program-environment.ts';
 import { formatTestResult } from '#test/support/test-results.ts';
 
 type Event = { name: string; nesting: number; file?: string; skip?: string | boolean; todo?: string | boolean };
 
+await compileOnce('/dev/shm/nightlatch-compiled');
 const suites: string[] = [];
 const stream = run({ files: process.argv.slice(2), concurrency: 1, execArgv: ['--disable-warning=DEP0205'] });
 stream.on('test:start', ({ name, nesting }) => {

@@ -8,6 +8,7 @@ import { CloudClient } from '#cli/cloud/client.ts';
 import type { StorageFormat } from '#core/disk.ts';
 import { readCloudsYaml } from '#main/clouds-yaml.ts';
 import { destroyState } from '#test/support/destroy-state.ts';
+import { programEnvironment } from '#test/support/program-environment.ts';
 import { clearVolumeGroup, thinPool, volumeGroup } from '#test/support/volume-group.ts';
 
 export type ServiceOptions = {
@@ -38,6 +39,7 @@ export const formatUnderTest = process.env.NIGHTLATCH_TEST_FORMAT ?? 'luks';
 export const luksEngineUnderTest = process.env.NIGHTLATCH_TEST_LUKS_ENGINE ?? 'qemu';
 
 const START_TIMEOUT_MS = 60_000;
+const CRASH_TIMEOUT_MS = 30_000;
 const NIGHTLATCH = ['src/cli/main.ts', 'serve', '--config'];
 
 /**
@@ -114,7 +116,7 @@ export class TestService implements AsyncDisposable {
   spawn(environment: Record<string, string> = {}): ChildProcess {
     const [program = '', ...args] = [...this.#wrapper, process.execPath, ...NIGHTLATCH, this.configFile];
     const child = spawn(program, args, {
-      env: { PATH: process.env.PATH ?? '', ...environment },
+      env: { ...programEnvironment(), NIGHTLATCH_CRASH_AT: `@${this.#crashFile}`, ...environment },
       stdio: ['ignore', 'ignore', 'pipe'],
     });
     const log = createWriteStream(this.logFile, { flags: 'a' });
@@ -145,6 +147,20 @@ export class TestService implements AsyncDisposable {
     child.kill(signal);
     await once(child, 'exit');
     return child.exitCode;
+  }
+
+  /** Has the process kill itself at the point while it serves the request, and starts it again. */
+  async crashAt(point: string, request: () => Promise<unknown>): Promise<void> {
+    await writeFile(this.#crashFile, point);
+    // The answer may never come: the process can be dead before it is sent.
+    await request().catch(() => {});
+    await this.ended(CRASH_TIMEOUT_MS);
+    await rm(this.#crashFile);
+    await this.launch();
+  }
+
+  get #crashFile(): string {
+    return join(this.directory, 'crash-at');
   }
 
   /** Waits until the process has ended by itself, as at a crash point. */

@@ -91,13 +91,7 @@ export class VolumeLab implements AsyncDisposable {
 
   /** Kills the service at the point while it serves the request, and starts it again. */
   async crashAt(point: InnerCrashPoint, request: () => Promise<unknown>): Promise<void> {
-    await this.lab.service.end('SIGKILL');
-    await this.lab.service.launch({ NIGHTLATCH_CRASH_AT: point });
-    await this.lab.relogin();
-    // The answer may never come: the process can be dead before it is sent.
-    await request().catch(() => {});
-    await this.lab.service.ended(180_000);
-    await this.lab.service.launch();
+    await this.lab.service.crashAt(point, request);
     await this.lab.relogin();
   }
 

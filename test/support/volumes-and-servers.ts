@@ -89,13 +89,7 @@ export class VolumesAndServers implements AsyncDisposable {
   /** Kills the service at the point while it serves the request, and starts it again. */
   async crashAt(point: string, request: () => Promise<unknown>): Promise<void> {
     const { service } = this.servers;
-    await service.end('SIGKILL');
-    await service.launch({ NIGHTLATCH_CRASH_AT: point });
-    this.servers.cloud = await service.client();
-    // The answer may never come: the process can be dead before it is sent.
-    await request().catch(() => {});
-    await service.ended(30_000);
-    await service.launch();
+    await service.crashAt(point, request);
     this.servers.cloud = await service.client();
   }
 

@@ -21,6 +21,7 @@ import type {
   HostAgent,
   HostEvent,
   HostFacts,
+  HostGuest,
   HostInventory,
   ImageBytes,
   KeyChange,
@@ -281,16 +282,20 @@ export class LocalHostAgent implements HostAgent {
     await removeFolderIfEmpty(`${this.#parts.disksDirectory}/${serverId}`);
   }
 
+  async guests(): Promise<readonly HostGuest[]> {
+    const domains = await this.#parts.hypervisor.domains();
+    return domains.flatMap(({ serverId, state }) => (state === 'absent' ? [] : [{ id: serverId, state }]));
+  }
+
   async inventory(): Promise<HostInventory> {
     const { hypervisor, exports, mappings, disksDirectory } = this.#parts;
-    const [domains, exported, mapped, libvirtSecrets, folders] = await Promise.all([
-      hypervisor.domains(),
+    const [servers, exported, mapped, libvirtSecrets, folders] = await Promise.all([
+      this.guests(),
       exports.exported(),
       mappings?.list() ?? [],
       hypervisor.secrets(),
       readdir(disksDirectory).catch((error: unknown) => ignoring('ENOENT')(error) ?? []),
     ]);
-    const servers = domains.flatMap(({ serverId, state }) => (state === 'absent' ? [] : [{ id: serverId, state }]));
     const unlockedDisks = [...exported, ...mapped.map(({ diskId }) => diskId)];
     const elsewhere = await Promise.all(Object.values(this.#parts.drivers).map((driver) => driver.servers?.() ?? []));
     const serversWithDisks = [...new Set([...folders.filter(isUuid), ...elsewhere.flat()])] as ServerId[];
@@ -304,7 +309,8 @@ export class LocalHostAgent implements HostAgent {
     const domains = (await hypervisor.domains()).filter(({ state }) => state !== 'absent');
     // What a running guest has open stays so; what nobody has open, such as a saved memory, is no guest's.
     const inUse = mappings === null ? null : await this.#guests.pathsInUse(domains.map(({ serverId }) => serverId));
-    const isStray = ({ name, isOpen }: Mapping) => !isOpen || !inUse?.has(mappings?.pathOf(name) ?? '');
+    const opened = await mappings?.opened();
+    const isStray = ({ name }: Mapping) => !opened?.has(name) || !inUse?.has(mappings?.pathOf(name) ?? '');
     await this.#closeMappings('Locking strays', isStray);
     await clearScratch(runDirectory);
   }

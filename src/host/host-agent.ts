@@ -60,9 +60,12 @@ export type ImageBytes = {
   open(): Promise<Readable>;
 };
 
+/** The guest of a server. */
+export type HostGuest = { readonly id: ServerId; readonly state: 'running' | 'paused' };
+
 /** What is on a host now, as it finds it, not as it remembers it. */
 export type HostInventory = {
-  readonly servers: readonly { readonly id: ServerId; readonly state: 'running' | 'paused' }[];
+  readonly servers: readonly HostGuest[];
   readonly unlockedDisks: readonly string[];
   readonly libvirtSecrets: readonly string[];
   /** Ids of servers that have disks on this host. */
@@ -184,6 +187,9 @@ export interface HostAgent {
   /** Removes all that the host keeps of a deleted server besides its disks. */
   forgetServer(serverId: ServerId): Promise<void>;
 
+  /** Those that are on the host now. */
+  guests(): Promise<readonly HostGuest[]>;
+  /** All that is on the host now, for which its storage is gone through. */
   inventory(): Promise<HostInventory>;
   /** Locks what is unlocked though nothing needs it: strays of a crash. Called before anything else at start. */
   lockStrays(): Promise<void>;

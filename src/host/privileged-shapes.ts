@@ -31,7 +31,7 @@ export const helperShapes = {
     'luksResume --key-file=- <mapping>',
   ],
   dmsetup: [
-    'info -c --noheadings --separator | -o name,uuid,open,suspended',
+    'info -c --noheadings --separator | -o name,open',
     // Without --showkeys.
     'table <mapping>',
     'wipe_table <mapping>',

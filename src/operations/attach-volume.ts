@@ -112,7 +112,7 @@ async function finishAttached(context: OperationContext, input: VolumeInput): Pr
 }
 
 async function isRunning({ agent, server }: PlacedServer): Promise<boolean> {
-  return (await agent.inventory()).servers.some(({ id }) => id === server.id);
+  return (await agent.guests()).some(({ id }) => id === server.id);
 }
 
 function gone(serverId: ServerId): NightlatchError {

@@ -222,7 +222,7 @@ export async function stateOnHost(
   serverId: ServerId,
 ): Promise<Pick<ServerChange, 'vm_state' | 'power_state'>> {
   const placed = await loadIfPlaced(context, serverId);
-  const running = (await placed?.agent.inventory())?.servers.find((found) => found.id === serverId);
+  const running = (await placed?.agent.guests())?.find((found) => found.id === serverId);
   if (placed && rescueDisk(placed.disks)) return { vm_state: 'rescued', power_state: running?.state ?? 'shutdown' };
   if (placed && placed.server.old_vm_state !== null) {
     return { vm_state: 'resized', power_state: running?.state ?? 'shutdown' };

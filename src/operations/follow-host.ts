@@ -113,8 +113,7 @@ export class HostFollower {
 
   /** Settles the servers whose state is not what the host shows. Returns those that are on the host. */
   async #look(name: HostName, agent: HostAgent): Promise<ReadonlyMap<ServerId, Server>> {
-    const { servers } = await agent.inventory();
-    const running = new Set(servers.map((server) => server.id));
+    const running = new Set((await agent.guests()).map(({ id }) => id));
     const known = await serversOnHost(this.#parts.context.db, name);
     for (const server of known) {
       if (server.operation !== null) continue;
@@ -152,8 +151,7 @@ export class HostFollower {
       const server = await findServer(this.#parts.context.db, serverId);
       if (!server || server.vm_state === 'deleted') return;
       if (server.operation === null) {
-        const { servers } = await agent.inventory();
-        const isRunning = servers.some((found) => found.id === serverId);
+        const isRunning = (await agent.guests()).some(({ id }) => id === serverId);
         if (await this.#settleIfOdd(server, isRunning)) return;
       } else {
         await this.#parts.engine.settled(server.operation.id);

@@ -80,8 +80,7 @@ async function copy(context: OperationContext, input: ServerInput, task: TaskSta
   await progress(context, input, task);
   const root = guestDisks(placed.disks).find(({ role }) => role === 'root');
   if (!root) throw new Error(`server ${input.serverId} has no root disk`);
-  const { servers } = await placed.agent.inventory();
-  const isRunning = servers.some(({ id }) => id === input.serverId);
+  const isRunning = (await placed.agent.guests()).some(({ id }) => id === input.serverId);
   await (isRunning ? copyRunning : copyLocked)(context, input, placed, { root, snapshot });
   crashPoint('steps.copy.made');
   await updateDisk(context.db, snapshot.id, { state: 'formatted' });

@@ -80,8 +80,8 @@ export function settleServer(context: OperationContext): Operation<ServerInput> 
 
 async function settle(context: OperationContext, input: ServerInput): Promise<void> {
   const { server, agent } = await loadPlaced(context, input.serverId);
-  const { servers } = await agent.inventory();
-  if (shouldRun(stateOf(server)) && servers.some(({ id }) => id === input.serverId)) return;
+  const isRunning = (await agent.guests()).some(({ id }) => id === input.serverId);
+  if (shouldRun(stateOf(server)) && isRunning) return;
   await endGuest(context, input, 0);
 }
 
@@ -180,8 +180,7 @@ function lockPaused(context: OperationContext): Step<ServerInput> {
     async undo(input) {
       await unlockPaused(context, input, 'run');
       const { agent } = await loadPlaced(context, input.serverId);
-      const { servers } = await agent.inventory();
-      const isPaused = servers.some(({ id, state }) => id === input.serverId && state === 'paused');
+      const isPaused = (await agent.guests()).some(({ id, state }) => id === input.serverId && state === 'paused');
       if (isPaused) await agent.unpauseServer(input.serverId);
     },
   };

@@ -62,6 +62,6 @@ export async function settleThoseBefore(
 export async function guestThatHas(context: OperationContext, volumeId: VolumeId): Promise<PlacedServer | null> {
   const attachment = await attachmentOf(context.db, volumeId);
   const placed = attachment?.server_id ? await loadIfPlaced(context, attachment.server_id) : null;
-  const { servers } = (await placed?.agent.inventory()) ?? { servers: [] };
-  return servers.some(({ id }) => id === placed?.server.id) ? placed : null;
+  const guests = (await placed?.agent.guests()) ?? [];
+  return guests.some(({ id }) => id === placed?.server.id) ? placed : null;
 }

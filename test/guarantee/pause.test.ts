@@ -76,10 +76,7 @@ class FakeHost {
         assert.equal(this.locked.size, 0, 'the guest goes on over locked disks');
         this.state = 'running';
       },
-      inventory: async () => {
-        const servers = [{ id: this.serverId, state: this.state }];
-        return { servers, unlockedDisks: [], libvirtSecrets: [], serversWithDisks: [] };
-      },
+      guests: async () => [{ id: this.serverId, state: this.state }],
     };
     return fake as HostAgent;
   }

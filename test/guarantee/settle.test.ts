@@ -3,7 +3,7 @@ import { after, before, describe, it } from 'node:test';
 import { type HostName, newId, type ProjectId, type ServerId, type UserId } from '#core/ids.ts';
 import type { VmState } from '#core/server.ts';
 import { claimServer, findServer, insertServer } from '#db/servers.ts';
-import type { HostAgent, HostInventory } from '#host/host-agent.ts';
+import type { HostAgent, HostGuest } from '#host/host-agent.ts';
 import { KeyService } from '#keys/key-service.ts';
 import type { KeyStore } from '#keys/key-store.ts';
 import type { OperationContext, ServerInput } from '#operations/context.ts';
@@ -53,12 +53,7 @@ async function settled(state: VmState, guest: 'running' | 'paused' | null) {
   await claimServer(db, serverId, 'settle', () => ({ id: 'op', name: 'settle-server', input }));
   let shown = guest;
   const agent = {
-    inventory: async (): Promise<HostInventory> => ({
-      servers: shown ? [{ id: serverId, state: shown }] : [],
-      unlockedDisks: [],
-      libvirtSecrets: [],
-      serversWithDisks: [],
-    }),
+    guests: async (): Promise<readonly HostGuest[]> => (shown ? [{ id: serverId, state: shown }] : []),
     stopServer: async () => {
       shown = null;
     },

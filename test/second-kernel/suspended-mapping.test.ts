@@ -194,7 +194,7 @@ for (const format of ['plain', 'luksv2', 'luks'] as const) {
       await suspend(one.disk);
       const next = await diskLab();
       const found = await next.mappings.find(one.name);
-      assert.deepEqual([found?.isOpen, found?.isSuspended], [true, true]);
+      assert.deepEqual([found?.isSuspended, (await next.mappings.opened()).has(one.name)], [true, true]);
       await resume(one);
       await expectShows(one);
       await holder.end();

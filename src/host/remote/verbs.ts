@@ -41,6 +41,7 @@ export const verbs: { readonly [V in Verb]: AnswerOf<Awaited<ReturnType<HostAgen
   consoleLog: 'bytes',
   openConsole: 'two-way',
   forgetServer: 'json',
+  guests: 'json',
   inventory: 'json',
   lockStrays: 'json',
   lockDown: 'json',

@@ -1,3 +1,4 @@
+import { readdir, readFile } from 'node:fs/promises';
 import type { DiskOwnerId, DiskSpec } from '#core/disk.ts';
 import { type DiskId, type HostPath, isUuid } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
@@ -12,8 +13,6 @@ export type Mapping = {
   readonly uuid: string;
   readonly ownerId: DiskOwnerId;
   readonly diskId: DiskId;
-  /** Something has it open now. */
-  readonly isOpen: boolean;
   /** Reading and writing wait; its key may be wiped. */
   readonly isSuspended: boolean;
 };
@@ -22,6 +21,8 @@ export type Mapping = {
 const PREFIX = 'nl-';
 const UUID_LENGTH = 36;
 const TIMEOUT_MS = 60_000;
+/** The kernel's block devices, each a folder; device-mapper's tell their names there, to anyone. */
+const DEVICES = '/sys/block';
 /** cryptsetup(8): the device does not exist, so there is nothing to close. */
 const NOT_THERE = 4;
 /** cryptsetup(8): the device is in use. It has tried again for some seconds by then. */
@@ -41,10 +42,19 @@ export class Mappings {
     return `/dev/mapper/${name}` as HostPath;
   }
 
+  /** Needs no privilege and starts no program. */
   async list(): Promise<Mapping[]> {
-    const fields = ['-c', '--noheadings', '--separator', '|', '-o', 'name,uuid,open,suspended'];
-    const { stdout } = await dmsetup(['info', ...fields], 'Listing mappings');
-    return stdout.split('\n').flatMap(readMapping);
+    const devices = (await readdir(DEVICES)).filter((device) => device.startsWith('dm-'));
+    const found = await Promise.all(devices.map((device) => readMapping(`${DEVICES}/${device}/dm`)));
+    return found.filter((mapping) => mapping !== null);
+  }
+
+  /** The names of those that something has open now. */
+  async opened(): Promise<ReadonlySet<string>> {
+    const fields = ['-c', '--noheadings', '--separator', '|', '-o', 'name,open'];
+    const { stdout } = await dmsetup(['info', ...fields], 'Looking which mappings are in use');
+    const lines = stdout.split('\n').map((line) => line.trim().split('|'));
+    return new Set(lines.flatMap(([name, count]) => (name && count && count !== '0' ? [name] : [])));
   }
 
   /** Makes an open mapping as large as its disk is. The key is needed once more, since the kernel tells nobody what it has. */
@@ -96,6 +106,7 @@ export class Mappings {
    * key at once all the same, and its name when it is let go. *Repeat*: one that is not there is fine.
    */
   async close(name: string, doing: string): Promise<void> {
+    if ((await this.find(name)) === null) return;
     const tolerate = [NOT_THERE, BUSY];
     const { code } = await run('cryptsetup', ['close', name], { doing, tolerate, timeoutMs: TIMEOUT_MS });
     if (code !== BUSY) return;
@@ -104,13 +115,21 @@ export class Mappings {
   }
 }
 
-function readMapping(line: string): Mapping[] {
-  const [name = '', uuid = '', open = '', state = ''] = line.trim().split('|');
+/** Null: it is none of ours, or went while it was looked at. */
+async function readMapping(folder: string): Promise<Mapping | null> {
+  const [name = '', uuid = '', suspended] = await Promise.all(
+    // A device that is being removed refuses, with one error or another.
+    ['name', 'uuid', 'suspended'].map((field) => readFile(`${folder}/${field}`, 'utf8').then(trim, () => '')),
+  );
   const ownerId = name.slice(PREFIX.length, PREFIX.length + UUID_LENGTH);
   const diskId = name.slice(PREFIX.length + UUID_LENGTH + 1);
-  if (!name.startsWith(PREFIX) || !isUuid(ownerId) || !isUuid(diskId)) return [];
+  if (!name.startsWith(PREFIX) || !isUuid(ownerId) || !isUuid(diskId)) return null;
   const owner = { ownerId: ownerId as DiskOwnerId, diskId: diskId as DiskId };
-  return [{ name, uuid, ...owner, isOpen: open !== '0', isSuspended: state === 'Suspended' }];
+  return { name, uuid, ...owner, isSuspended: suspended === '1' };
+}
+
+function trim(text: string): string {
+  return text.trim();
 }
 
 function dmsetup(args: readonly string[], doing: string) {

@@ -43,6 +43,10 @@ const defaults = z.strictObject({
     .max(255)
     .default('__DEFAULT__')
     .describe('Name of the volume type of volumes that are created without one. `__DEFAULT__` always exists.'),
+  enable_force_upload: z
+    .boolean()
+    .default(false)
+    .describe('Whether a volume that is in use can be made an image, with `force`. `false`: the flag is ignored.'),
   image_size_cap: z
     .number()
     .int()

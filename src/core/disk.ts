@@ -19,14 +19,15 @@ import type {
  */
 export const serverDiskRoles = ['rescue', 'root', 'ephemeral', 'swap', 'config-drive', 'memory', 'snapshot'] as const;
 /**
- * Disks with a life of their own: a volume, what a volume was at one moment, and what is on its way into a backup.
+ * Disks with a life of their own: a volume, what a volume was at one moment, and what is on its way into a backup or an
+ * image.
  */
-export const volumeDiskRoles = ['volume', 'volume-snapshot', 'backup'] as const;
+export const volumeDiskRoles = ['volume', 'volume-snapshot', 'backup', 'volume-image'] as const;
 export const diskRoles = [...serverDiskRoles, ...volumeDiskRoles] as const;
 export type DiskRole = (typeof diskRoles)[number];
 
 /** What a disk belongs to; its role says which of them. */
-export type DiskOwnerId = ServerId | VolumeId | SnapshotId | BackupId;
+export type DiskOwnerId = ServerId | VolumeId | SnapshotId | BackupId | ImageId;
 
 /** The server that a disk is part of; null: it is no server's. */
 export function serverOfDisk({ role, ownerId }: Pick<DiskSpec, 'role' | 'ownerId'>): ServerId | null {

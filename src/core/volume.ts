@@ -32,6 +32,7 @@ export const snapshotStatuses = [
   'creating',
   'available',
   'backing-up',
+  'restoring',
   'deleting',
   'deleted',
   'error',
@@ -61,6 +62,9 @@ export type VolumeAction =
   | 'upload'
   | 'back-up'
   | 'restore'
+  | 'revert'
+  | 'reimage'
+  | 'reimage-reserved'
   | 'retype';
 
 type Rule = {
@@ -85,7 +89,10 @@ export const volumeActions: Readonly<Record<VolumeAction, Rule>> = {
   rekey: { from: ['available', 'in-use'], during: null },
   'back-up': { from: ['available', 'in-use'], during: 'backing-up' },
   restore: { from: ['available'], during: 'restoring-backup' },
-  upload: { from: ['available'], during: 'uploading' },
+  revert: { from: ['available'], during: 'reverting' },
+  reimage: { from: ['available', 'error'], during: 'downloading' },
+  'reimage-reserved': { from: ['available', 'error', 'reserved'], during: 'downloading' },
+  upload: { from: ['available', 'in-use'], during: 'uploading' },
   retype: { from: ['available', 'in-use'], during: 'retyping' },
 };
 

@@ -147,7 +147,8 @@ export class KeyService {
     const secretId = disk.secretId ?? (await this.#store.find(disk.id));
     if (secretId === null) return;
     if (disk.role === 'backup' && (await isBackupKey(this.#db, secretId))) return;
-    if (disk.role === 'snapshot' && (await isImageKey(this.#db, disk.projectId, secretId))) return;
+    const becomesImage = disk.role === 'snapshot' || disk.role === 'volume-image';
+    if (becomesImage && (await isImageKey(this.#db, disk.projectId, secretId))) return;
     await this.#store.delete(secretId);
     crashPoint('keys.destroy-key.destroyed');
     await this.#db
@@ -200,6 +201,8 @@ function secretName(disk: Disk): string {
       return `snapshot ${disk.ownerId}`;
     case 'backup':
       return `backup ${disk.ownerId}`;
+    case 'volume-image':
+      return `image ${disk.ownerId}`;
     default:
       return `${disk.role} disk of server ${disk.ownerId}`;
   }

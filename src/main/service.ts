@@ -172,13 +172,14 @@ function buildServices(
   const identity = new BuiltinIdentity(db, { tokenLifetimeSeconds: config.token.expiration });
   const publicUrl = config.api.public_url === '' ? null : config.api.public_url;
   const defaultVolumeType = config.DEFAULT.default_volume_type;
+  const common = { db, identity, images, publicUrl, defaultVolumeType };
   const services = Object.values(catalogServices);
   return buildApi({
     services: [
       identityService({ db, identity, services, region: REGION, publicUrl }),
       imageService({ db, identity, images, publicUrl }),
-      computeService({ db, identity, images, operations, ...blockStorage, publicUrl, defaultVolumeType }),
-      blockStorageService({ db, identity, images, ...blockStorage, publicUrl, defaultVolumeType }),
+      computeService({ ...common, operations, ...blockStorage }),
+      blockStorageService({ ...common, ...blockStorage, canForceUpload: config.DEFAULT.enable_force_upload }),
       operatorService({ db, identity, hosts }),
     ],
     publicUrl,

@@ -165,6 +165,7 @@ export function contentOf(server: Server, disk: Disk): DiskContent {
     case 'volume':
     case 'volume-snapshot':
     case 'backup':
+    case 'volume-image':
       return { kind: 'blank' };
   }
 }

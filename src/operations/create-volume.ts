@@ -5,7 +5,6 @@ import type { BackupId, ImageId, SnapshotId, VolumeId } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
 import { disksOf, updateDisk } from '#db/disks.ts';
 import { lockPlacement } from '#db/hosts.ts';
-import { insertMessage } from '#db/messages.ts';
 import type { PendingOperation } from '#db/schema.ts';
 import { snapshotReaders } from '#db/snapshots.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
@@ -17,8 +16,20 @@ import { imageKeyOf, type OperationContext, serverSpec } from '#operations/conte
 import type { Failure, Operation, Step } from '#operations/engine.ts';
 import { fillFromBackup } from '#operations/restore-backup.ts';
 import { hostOfVolumes } from '#operations/server-volumes.ts';
-import { failVolume, needPlacedDisk, needVolume, type VolumeInput } from '#operations/volume-context.ts';
-import { destroyVolumeDisk, guestThatHas, settleThoseBefore, storeVolumeKey } from '#operations/volume-steps.ts';
+import {
+  failVolume,
+  needPlacedDisk,
+  needVolume,
+  type PlacedDisk,
+  type VolumeInput,
+} from '#operations/volume-context.ts';
+import {
+  destroyVolumeDisk,
+  guestThatHas,
+  settleThoseBefore,
+  storeVolumeKey,
+  tellFailure,
+} from '#operations/volume-steps.ts';
 import { chooseBackend, type VolumeDemand } from '#placement/choose-backend.ts';
 
 /** The extra spec of a volume type that says what a clone of an encrypted volume gets anew. */
@@ -69,16 +80,8 @@ async function finishCreated({ db }: OperationContext, { volumeId, operationId }
 }
 
 async function failCreated(context: OperationContext, input: VolumeInput, failure: Failure): Promise<void> {
-  const { project_id } = await needVolume(context, input.volumeId);
-  await insertMessage(context.db, {
-    project_id,
-    request_id: input.requestId,
-    resource_type: 'VOLUME',
-    resource_uuid: input.volumeId,
-    // Cinder's numbers: "schedule allocate volume"; "no backend available", and "unknown error".
-    event: failure.code === 'no-valid-backend' ? '001_003' : '001_001',
-    text: failure.message,
-  });
+  // Cinder's numbers: "schedule allocate volume"; "no backend available", and "unknown error".
+  await tellFailure(context, input, failure.code === 'no-valid-backend' ? '001_003' : '001_001', failure);
   await failVolume(context, input, 'error');
 }
 
@@ -151,11 +154,7 @@ function createDisk(context: OperationContext): Step<VolumeInput> {
       } else if (volume.source.kind === 'backup') {
         await fillFromBackup(context, { backupId: volume.source.id as BackupId, disk, agent, requestId });
       } else {
-        const content = contentOfVolume(volume);
-        const imageKey = await imageKeyOf(context, disk, content);
-        const create = (keys: DiskKeys) => agent.createDisk(disk, content, keys);
-        await context.keys.lend([disk], 'create', requestId, create, imageKey);
-        await context.keys.close([disk], requestId);
+        await fillAnew(context, { disk, agent }, contentOfVolume(volume), requestId);
       }
       crashPoint('steps.create-volume-disk.made');
       await updateDisk(context.db, disk.id, { state: 'formatted' });
@@ -164,12 +163,25 @@ function createDisk(context: OperationContext): Step<VolumeInput> {
   };
 }
 
+/** Makes a disk that is blank or holds an image; locked, its lease closed. *Repeat*: starts over. */
+export async function fillAnew(
+  context: OperationContext,
+  { disk, agent }: PlacedDisk,
+  content: DiskContent,
+  requestId: string,
+): Promise<void> {
+  const imageKey = await imageKeyOf(context, disk, content);
+  const create = (keys: DiskKeys) => agent.createDisk(disk, content, keys);
+  await context.keys.lend([disk], 'create', requestId, create, imageKey);
+  await context.keys.close([disk], requestId);
+}
+
 function contentOfVolume({ source }: Volume): DiskContent {
   return source.kind === 'image' ? { kind: 'image', imageId: source.id as ImageId } : { kind: 'blank' };
 }
 
-/** Whether a clone is to have a volume key of its own too, besides its passphrase. */
-async function wantsNewKey({ db }: OperationContext, { volume_type_id: id }: Volume): Promise<boolean> {
+/** Whether a copy of a volume is to have a volume key of its own too, besides its passphrase. */
+export async function wantsNewKey({ db }: OperationContext, { volume_type_id: id }: Volume): Promise<boolean> {
   const type = id === null ? null : await findVolumeType(db, id, null);
   return type?.extra_specs[CLONE_KEY] === 'volume-key';
 }

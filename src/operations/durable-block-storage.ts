@@ -1,5 +1,6 @@
 import type { OperationContext } from '#operations/context.ts';
 import { backupOperations, DurableBackupOperations } from '#operations/durable-backup-operations.ts';
+import { contentOperations, DurableContentOperations } from '#operations/durable-content-operations.ts';
 import { DurableSnapshotOperations, snapshotOperations } from '#operations/durable-snapshot-operations.ts';
 import { DurableTransferOperations } from '#operations/durable-transfer-operations.ts';
 import { DurableVolumeOperations, volumeOperations } from '#operations/durable-volume-operations.ts';
@@ -11,11 +12,13 @@ export function durableBlockStorage(context: OperationContext, engine: Engine): 
   for (const operation of volumeOperations(context)) engine.register(operation);
   for (const operation of snapshotOperations(context)) engine.register(operation);
   for (const operation of backupOperations(context)) engine.register(operation);
+  for (const operation of contentOperations(context)) engine.register(operation);
   const snapshots = new DurableSnapshotOperations(context, engine);
   return {
     volumes: new DurableVolumeOperations(context, engine, snapshots),
     snapshots,
     transfers: new DurableTransferOperations(context, engine),
     backups: new DurableBackupOperations(context, engine),
+    contents: new DurableContentOperations(context, engine),
   };
 }

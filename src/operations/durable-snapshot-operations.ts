@@ -78,7 +78,9 @@ export class DurableSnapshotOperations implements SnapshotOperations {
       .where('id', '=', id)
       .executeTakeFirstOrThrow();
     const operation = pendingOn<SnapshotInput>('delete-snapshot', { snapshotId: id, volumeId, requestId });
-    const from = force ? snapshotStatuses : (['available', 'error'] as const);
+    // One that a volume is being reverted to is read now.
+    const any = snapshotStatuses.filter((status) => status !== 'restoring');
+    const from = force ? any : (['available', 'error'] as const);
     await claimSnapshotForDeletion(db, id, from, operation);
     await this.#engine.begin(operation);
     return operation;

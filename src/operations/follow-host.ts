@@ -9,7 +9,7 @@ import type { PendingOperation } from '#db/schema.ts';
 import { findServer, type Server, serversInOperation, serversOnHost, stateOf } from '#db/servers.ts';
 import { findSnapshot, releaseSnapshot, snapshotsInOperation } from '#db/snapshots.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
-import { findVolume, readersOf, volumesInOperation } from '#db/volumes.ts';
+import { findVolume, readersOf, type Volume, volumesInOperation } from '#db/volumes.ts';
 import type { HostAgent, HostEvent } from '#host/host-agent.ts';
 import { liveLeases } from '#keys/leases.ts';
 import { finishWithFault, type OperationContext, type ServerInput } from '#operations/context.ts';
@@ -212,6 +212,11 @@ export class HostFollower {
       return ((await findSnapshot(db, disk.owner_id as SnapshotId))?.operation ?? null) !== null;
     }
     if (disk.role === 'backup') return ((await findBackup(db, disk.owner_id as BackupId))?.operation ?? null) !== null;
+    if (disk.role === 'volume-image') {
+      const isOurs = ({ operation }: Volume) =>
+        (operation?.input as VolumeInput | undefined)?.imageId === disk.owner_id;
+      return (await volumesInOperation(db)).some(isOurs);
+    }
     const volumeId = disk.owner_id as VolumeId;
     if ((await findVolume(db, volumeId))?.operation) return true;
     if ((await readersOf(db, volumeId)).length > 0) return true;

@@ -1,13 +1,10 @@
-import { Readable } from 'node:stream';
 import { crashPoint } from '#core/crash-point.ts';
 import type { Disk } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { ImageId } from '#core/ids.ts';
 import type { Image } from '#core/image.ts';
-import { encryptionProperties } from '#core/image-encryption.ts';
 import type { TaskState } from '#core/server.ts';
 import { updateDisk } from '#db/disks.ts';
-import { lockImage, updateImage } from '#db/images.ts';
 import { findServer, showProgress } from '#db/servers.ts';
 import type { DiskKeys } from '#host/host-agent.ts';
 import {
@@ -19,13 +16,11 @@ import {
   serverSpec,
 } from '#operations/context.ts';
 import type { Step } from '#operations/engine.ts';
+import { deleted, handOverKey, whileWanted } from '#operations/image-data.ts';
 import { destroyDisks, lockIfPaused, storeKeys, unlockPaused } from '#operations/steps.ts';
 
 /** What a client sees while the steps run. */
 export type ImageTasks = { readonly copy: TaskState; readonly pending: TaskState; readonly upload: TaskState };
-
-/** How often an upload looks whether it is still wanted. */
-const LOOK_EVERY_MS = 500;
 
 const isSnapshot = (disk: Disk) => disk.role === 'snapshot';
 
@@ -123,18 +118,8 @@ async function copyLocked(
   }
 }
 
-/** In one transaction, so that at every instant exactly one of the two answers for the secret. */
 async function handOver(context: OperationContext, input: ServerInput): Promise<void> {
-  const snapshot = snapshotOf(await loadPlaced(context, input.serverId));
-  const { secretId } = snapshot;
-  if (secretId === null) return;
-  await context.db.transaction().execute(async (tx) => {
-    const image = await lockImage(tx, imageOf(input));
-    if (!image) throw deleted(imageOf(input));
-    const properties = { ...image.properties, ...encryptionProperties(snapshot.sizeBytes, secretId) };
-    await updateImage(tx, image.id, { properties });
-    await updateDisk(tx, snapshot.id, { secret_id: null });
-  });
+  await handOverKey(context, imageOf(input), snapshotOf(await loadPlaced(context, input.serverId)));
 }
 
 async function upload(context: OperationContext, input: ServerInput, tasks: ImageTasks): Promise<void> {
@@ -146,19 +131,14 @@ async function upload(context: OperationContext, input: ServerInput, tasks: Imag
   const placed = await loadPlaced(context, input.serverId);
   const bytes = await placed.agent.openMedium(snapshotOf(placed));
   await progress(context, input, tasks.upload);
-  await context.images.upload(imageId, Readable.from(whileWanted(context, input, bytes)));
+  await context.images.upload(
+    imageId,
+    whileWanted(bytes, () => checkOurs(context, input)),
+  );
 }
 
-/** The bytes, until a delete takes the server over. */
-async function* whileWanted(context: OperationContext, input: ServerInput, bytes: Readable): AsyncGenerator<Buffer> {
-  let lookAt = Date.now() + LOOK_EVERY_MS;
-  for await (const chunk of bytes) {
-    yield chunk;
-    if (Date.now() < lookAt) continue;
-    const server = await findServer(context.db, input.serverId);
-    if (server?.operation?.id !== input.operationId) throw takenOver(input);
-    lookAt = Date.now() + LOOK_EVERY_MS;
-  }
+async function checkOurs({ db }: OperationContext, input: ServerInput): Promise<void> {
+  if ((await findServer(db, input.serverId))?.operation?.id !== input.operationId) throw takenOver(input);
 }
 
 /** Shows the task. @throws conflict when a delete has taken the server over: it waits for this operation to end. */
@@ -176,8 +156,4 @@ function takenOver({ serverId }: ServerInput): NightlatchError {
   return new NightlatchError('conflict', {
     reason: `Making an image of server ${serverId} was ended by its deletion.`,
   });
-}
-
-function deleted(imageId: ImageId): NightlatchError {
-  return new NightlatchError('conflict', { reason: `Image ${imageId} was deleted while it was being made.` });
 }

@@ -13,7 +13,7 @@ import type { ImageRequest } from '#operations/server-operations.ts';
 /** How the data of a snapshot lies: in a file that is as long as what was written, whatever the server's disks are. */
 const FORMAT: FileFormat = 'qcow2';
 /** Nova's default of `[DEFAULT] non_inheritable_image_properties`, as far as such properties exist here. */
-const NOT_INHERITED = new Set(['cache_in_nova', 'bittorrent', 'cinder_encryption_key_id']);
+export const NOT_INHERITED: ReadonlySet<string> = new Set(['cache_in_nova', 'bittorrent', 'cinder_encryption_key_id']);
 
 /**
  * Writes the rows of an image of the server's root disk, still without data, and of the disk that is to become its data.

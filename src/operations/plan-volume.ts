@@ -1,9 +1,10 @@
 import { NightlatchError } from '#core/errors.ts';
-import { type DiskId, type ImageId, newId, type VolumeId } from '#core/ids.ts';
+import { type DiskId, type ImageId, newId, type SnapshotId, type VolumeId } from '#core/ids.ts';
 import { GIB } from '#core/sizes.ts';
 import type { Queryable } from '#db/database.ts';
 import { type DiskRow, insertDisks, type NewDisk } from '#db/disks.ts';
 import type { PendingOperation } from '#db/schema.ts';
+import { lockSnapshot } from '#db/snapshots.ts';
 import { insertVolume, lockVolume, type Volume } from '#db/volumes.ts';
 import type { Requester } from '#operations/server-operations.ts';
 import type { VolumeInput } from '#operations/volume-context.ts';
@@ -89,6 +90,12 @@ function newDisk(
 /** Looked at again where nobody can change it: until the new volume's row is there, its source might go. */
 async function checkSource(tx: Queryable, { source }: VolumeRequest): Promise<void> {
   if (source.kind === 'volume') checkCanBeRead(await lockVolume(tx, source.id as VolumeId), true);
+  if (source.kind === 'snapshot') {
+    const { id, status } = await lockSnapshot(tx, source.id as SnapshotId);
+    if (status === 'available') return;
+    const details = { snapshot: id, action: 'create a volume from', allowed: 'available', status };
+    throw new NightlatchError('snapshot-state', details);
+  }
 }
 
 /** The row of a disk that is to hold what another holds, in the same place. */

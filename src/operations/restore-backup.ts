@@ -1,71 +1,35 @@
 import { openBackup } from '#backups/backup-chunks.ts';
-import { crashPoint } from '#core/crash-point.ts';
 import type { MediumContent } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { DiskId } from '#core/ids.ts';
 import { releaseBackup } from '#db/backups.ts';
-import { updateDisk } from '#db/disks.ts';
 import type { DiskKeys } from '#host/host-agent.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { needBackup } from '#operations/create-backup.ts';
-import { waitForReaders } from '#operations/delete-volume.ts';
 import type { Failure, Operation } from '#operations/engine.ts';
-import { exchangeForSuccessor, planSuccessor } from '#operations/successor-disk.ts';
-import {
-  type BackupInput,
-  failVolume,
-  finishVolume,
-  needPlacedDisk,
-  type PlacedDisk,
-} from '#operations/volume-context.ts';
-import { destroyVolumeDisk, storeVolumeKey } from '#operations/volume-steps.ts';
+import { replaceContent } from '#operations/replace-content.ts';
+import { type BackupInput, failVolume, finishVolume, type PlacedDisk } from '#operations/volume-context.ts';
 
 /**
  * Restore backup: a disk is made from its bytes, under a key of its own, and takes the place of the volume's. Until then the
  * volume keeps what it has.
  *
- * | step      | effect                                                      | compensation                    | a repeat         |
- * |-----------|-------------------------------------------------------------|---------------------------------|------------------|
- * | wait      | what is being made from the volume has ended                | –                               | fine             |
- * | plan      | a row for the disk that is coming                           | the row ended                   | keeps the row    |
- * | store-key | its secret is stored                                        | secret destroyed                | keeps the secret |
- * | fill      | it holds what the backup held, locked                       | header overwritten, medium gone | starts over      |
- * | exchange  | it is the volume's; the one before is kept                  | none: the point of no return    | finds it done    |
- * | remove    | the one before and its secret are destroyed                 | none                            | fine             |
- * | finish    | backup and volume are available                             | –                               | same             |
+ * | step                 | effect                                     | compensation | a repeat |
+ * |----------------------|--------------------------------------------|--------------|----------|
+ * | see `replaceContent` | the volume has what the backup has         | as it was    | fine     |
+ * | finish               | backup and volume are available            | –            | same     |
  */
 export function restoreBackup(context: OperationContext): Operation<BackupInput> {
-  const discard = ({ volumeId, requestId }: BackupInput) => destroyVolumeDisk(context, volumeId, requestId, 'coming');
   return {
     name: 'restore-backup',
     steps: [
-      waitForReaders(context),
-      { name: 'plan', run: ({ volumeId }) => planSuccessor(context, volumeId), undo: discard },
-      storeVolumeKey(context, ({ volumeId }: BackupInput) => volumeId, 'coming'),
-      { name: 'fill', run: (input) => fill(context, input), undo: discard },
-      {
-        name: 'exchange',
-        async run({ volumeId }) {
-          await exchangeForSuccessor(context, volumeId);
-          crashPoint('steps.restore-backup.exchanged');
-        },
-      },
-      {
-        name: 'remove',
-        run: ({ volumeId, requestId }) => destroyVolumeDisk(context, volumeId, requestId, 'kept'),
-      },
+      ...replaceContent<BackupInput>(context, {
+        fill: ({ backupId, requestId }, coming) => fillFromBackup(context, { ...coming, backupId, requestId }),
+      }),
       { name: 'finish', run: (input) => finish(context, input) },
     ],
     failed: (input, failure) => fail(context, input, failure),
   };
-}
-
-async function fill(context: OperationContext, { backupId, volumeId, requestId }: BackupInput): Promise<void> {
-  const { disk, agent } = await needPlacedDisk(context, volumeId, 'coming');
-  if (disk.state === 'formatted') return;
-  await fillFromBackup(context, { backupId, disk, agent, requestId });
-  crashPoint('steps.restore-backup.filled');
-  await updateDisk(context.db, disk.id, { state: 'formatted' });
 }
 
 /**

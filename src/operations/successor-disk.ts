@@ -10,7 +10,7 @@ import { needPlacedDisk, placedDiskOf } from '#operations/volume-context.ts';
  */
 
 /** How the disk that is coming differs from the one there is. */
-export type SuccessorColumns = Partial<Pick<DiskRow, 'backend' | 'storage' | 'encrypted' | 'encryption'>>;
+export type SuccessorColumns = Partial<Pick<DiskRow, 'backend' | 'storage' | 'encrypted' | 'encryption' | 'image_id'>>;
 
 /** Writes the row of the disk that is coming. *Repeat*: keeps the row. */
 export async function planSuccessor(

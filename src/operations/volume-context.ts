@@ -2,6 +2,7 @@ import type { Disk, DiskOwnerId, DiskStanding } from '#core/disk.ts';
 import type {
   AttachmentId,
   BackupId,
+  ImageId,
   ProjectId,
   ServerId,
   SnapshotId,
@@ -25,6 +26,12 @@ export type VolumeInput = {
   readonly sizeGib?: number;
   /** Of an attach or a detach. */
   readonly attachment?: { readonly id: AttachmentId; readonly serverId: ServerId };
+  /** Of an upload: the image that is made; of a reimage: the one it is to hold. */
+  readonly imageId?: ImageId;
+  /** Of a reimage: what the volume is to say of that image. */
+  readonly imageMetadata?: Readonly<Record<string, string>>;
+  /** Of a revert: the snapshot whose content it is to have. */
+  readonly snapshotId?: SnapshotId;
   /** Of a retype: what it is to be. */
   readonly retype?: { readonly typeId: VolumeTypeId };
   /** Of the acceptance of a transfer: whose it becomes. */

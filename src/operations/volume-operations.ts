@@ -1,5 +1,7 @@
+import type { FileFormat } from '#core/disk.ts';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
-import type { BackupId, ServerId, SnapshotId, VolumeId, VolumeTypeId } from '#core/ids.ts';
+import type { BackupId, ImageId, ServerId, SnapshotId, VolumeId, VolumeTypeId } from '#core/ids.ts';
+import type { Image, ImageVisibility } from '#core/image.ts';
 import type { VolumeEncryption, VolumeSource } from '#core/volume.ts';
 import type { Backup } from '#db/backups.ts';
 import type { Queryable } from '#db/database.ts';
@@ -54,6 +56,26 @@ export type BackupRequest = {
   readonly incremental: boolean;
   readonly force: boolean;
   readonly snapshotId: SnapshotId | null;
+};
+
+/** An image of a volume, as a user asked for it. `force`: also of a volume that is in use. */
+export type VolumeImageRequest = {
+  readonly name: string;
+  readonly diskFormat: FileFormat;
+  readonly visibility: ImageVisibility;
+  readonly isProtected: boolean;
+  readonly force: boolean;
+  /** Of an encrypted volume: the image has a key of its own, or it is in clear. */
+  readonly encryption: 'new' | 'none';
+};
+
+/** What a volume is to hold: an image that it has room for, and what the volume is to say of it. */
+export type ReimageRequest = {
+  readonly imageId: ImageId;
+  readonly imageMetadata: Readonly<Record<string, string>>;
+  readonly mustEncrypt: boolean;
+  /** Also a volume that is reserved. */
+  readonly evenReserved: boolean;
 };
 
 /** Looks, within the transaction that writes the new thing, whether its project may have it. */
@@ -112,10 +134,21 @@ export interface BackupOperations {
   delete(id: BackupId, requester: Requester, how: { readonly force: boolean }): Promise<void>;
 }
 
+/** What the API may set going that takes all of a volume's content elsewhere, or replaces it; as with volumes. */
+export interface ContentOperations {
+  /** Makes an image of a volume. Returns its row, still without data. */
+  upload(id: VolumeId, request: VolumeImageRequest, requester: Requester): Promise<Image>;
+  /** Makes a volume hold what its latest snapshot does. *Throws* bad-request when this is not the latest, or smaller. */
+  revert(id: VolumeId, snapshotId: SnapshotId, requester: Requester): Promise<void>;
+  /** Makes a volume hold what an image does. *Throws* bad-request. */
+  reimage(id: VolumeId, request: ReimageRequest, requester: Requester): Promise<void>;
+}
+
 /** All of block storage. */
 export type BlockStorageOperations = {
   readonly volumes: VolumeOperations;
   readonly snapshots: SnapshotOperations;
   readonly transfers: TransferOperations;
   readonly backups: BackupOperations;
+  readonly contents: ContentOperations;
 };

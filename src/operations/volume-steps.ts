@@ -2,11 +2,12 @@ import { crashPoint } from '#core/crash-point.ts';
 import type { DiskOwnerId, DiskStanding } from '#core/disk.ts';
 import type { VolumeId } from '#core/ids.ts';
 import { endUnplacedDisks, updateDisk } from '#db/disks.ts';
+import { insertMessage } from '#db/messages.ts';
 import type { PendingOperation } from '#db/schema.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
 import { loadIfPlaced, type OperationContext, type PlacedServer } from '#operations/context.ts';
-import type { Step } from '#operations/engine.ts';
-import { needPlacedDisk, placedDiskOf } from '#operations/volume-context.ts';
+import type { Failure, Step } from '#operations/engine.ts';
+import { needPlacedDisk, needVolume, placedDiskOf, type VolumeInput } from '#operations/volume-context.ts';
 
 /** Steps that operations on volumes and snapshots share. */
 
@@ -64,4 +65,16 @@ export async function guestThatHas(context: OperationContext, volumeId: VolumeId
   const placed = attachment?.server_id ? await loadIfPlaced(context, attachment.server_id) : null;
   const guests = (await placed?.agent.guests()) ?? [];
   return guests.some(({ id }) => id === placed?.server.id) ? placed : null;
+}
+
+/** Tells its project that what was done to a volume failed. `event`: what, and why, in Cinder's numbers. */
+export async function tellFailure(
+  context: OperationContext,
+  { volumeId, requestId }: Pick<VolumeInput, 'volumeId' | 'requestId'>,
+  event: string,
+  { message }: Pick<Failure, 'message'>,
+): Promise<void> {
+  const { project_id } = await needVolume(context, volumeId);
+  const about = { resource_type: 'VOLUME', resource_uuid: volumeId } as const;
+  await insertMessage(context.db, { ...about, project_id, request_id: requestId, event, text: message });
 }

@@ -3,6 +3,7 @@ import { after, before, describe, test } from 'node:test';
 import type { InnerCrashPoint } from '#core/crash-point.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { backupOperations } from '#operations/durable-backup-operations.ts';
+import { contentOperations } from '#operations/durable-content-operations.ts';
 import { snapshotOperations } from '#operations/durable-snapshot-operations.ts';
 import { volumeOperations } from '#operations/durable-volume-operations.ts';
 import { findStrays } from '#test/support/strays.ts';
@@ -16,10 +17,14 @@ import { waitUntil } from '#test/support/wait.ts';
 
 /** The names of what is there before the operation; the volume is called `data`. */
 type Case = {
+  /** Its volume type: `small` takes no more room than what was written, and the time for that. */
+  readonly type?: 'secret' | 'small';
   readonly prepare?: (lab: VolumesAndServers, volume: string) => Promise<void>;
   readonly request: (lab: VolumesAndServers, volume: string) => Promise<unknown>;
   /** What there is then, by kind and name, and its status; `gone`: it is not. */
   readonly ends: readonly (readonly [Kind, string, string])[];
+  /** Images there are then, by name, and their status. */
+  readonly images?: readonly (readonly [string, string])[];
   readonly inner: readonly InnerCrashPoint[];
 };
 
@@ -117,7 +122,7 @@ const cases: Readonly<Record<string, Case>> = {
       ['backup', 'safe', 'available'],
       ['volume', 'data', 'available'],
     ],
-    inner: ['steps.restore-backup.filled', 'steps.restore-backup.exchanged', 'steps.destroy-volume-disk.removed'],
+    inner: ['steps.replace-content.filled', 'steps.replace-content.exchanged', 'steps.destroy-volume-disk.removed'],
   },
   'delete-backup': {
     prepare: async (lab, volume) => void (await lab.addBackup(volume, { name: 'safe' })),
@@ -127,6 +132,37 @@ const cases: Readonly<Record<string, Case>> = {
       ['volume', 'data', 'available'],
     ],
     inner: ['steps.delete-backup.removed', 'keys.destroy-key.destroyed'],
+  },
+  'upload-volume': {
+    type: 'small',
+    request: action({ 'os-volume_upload_image': { image_name: 'made', disk_format: 'qcow2' } }),
+    ends: [['volume', 'data', 'available']],
+    images: [['made', 'active']],
+    inner: [
+      'steps.upload-volume.copied',
+      'steps.destroy-volume-disk.removed',
+      'images.upload.saved',
+      'steps.upload-volume.handed-over',
+    ],
+  },
+  'revert-volume': {
+    prepare: async (lab, volume) => void (await lab.addSnapshot(volume, { name: 'then' })),
+    request: async (lab, volume) =>
+      action({ revert: { snapshot_id: await idOf(lab, 'snapshot', 'then') } })(lab, volume),
+    ends: [
+      ['volume', 'data', 'available'],
+      ['snapshot', 'then', 'available'],
+    ],
+    inner: ['steps.replace-content.filled', 'steps.destroy-volume-disk.removed', 'steps.replace-content.exchanged'],
+  },
+  'reimage-volume': {
+    prepare: async (lab) => void (await lab.servers.addBootImage()),
+    request: async (lab, volume) => {
+      const [{ id }] = (await lab.servers.cloud.expect('image', 'GET', '/v2/images')).images;
+      return await action({ 'os-reimage': { image_id: id } })(lab, volume);
+    },
+    ends: [['volume', 'data', 'available']],
+    inner: ['steps.replace-content.exchanged', 'steps.destroy-volume-disk.removed', 'steps.replace-content.filled'],
   },
   'delete-volume': {
     request: (lab, volume) => lab.must('DELETE', `/volumes/${volume}`),
@@ -140,7 +176,12 @@ const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
 /** Two for each step, and those inside steps; the covering depth takes the last inner one. */
 function pointsOf(name: string, inner: readonly string[]): string[] {
   const context = {} as OperationContext;
-  const all = [...volumeOperations(context), ...snapshotOperations(context), ...backupOperations(context)];
+  const all = [
+    ...volumeOperations(context),
+    ...snapshotOperations(context),
+    ...backupOperations(context),
+    ...contentOperations(context),
+  ];
   const operation = all.find((each) => each.name === name.split(' ')[0]);
   assert.ok(operation, `there is no operation ${name}`);
   if (!isWhole) return inner.slice(-1);
@@ -156,15 +197,17 @@ function pointsOf(name: string, inner: readonly string[]): string[] {
 describe('a crash at any point of what is done to volumes', { timeout: 21_600_000 }, () => {
   let lab: VolumesAndServers;
   before(async () => {
-    lab = await VolumesAndServers.open();
-    await lab.addEncryptedType('secret');
+    const more = '[volume_backends.files]\n[volume_backends.small]\nvolume_driver = "qcow2"';
+    lab = await VolumesAndServers.open({ more });
+    await lab.addEncryptedType('secret', { volume_backend_name: 'files' });
+    await lab.addEncryptedType('small', { volume_backend_name: 'small' });
   });
   after(() => lab[Symbol.asyncDispose]());
 
-  for (const [name, { prepare, request, ends, inner }] of Object.entries(cases)) {
+  for (const [name, { type = 'secret', prepare, request, ends, images = [], inner }] of Object.entries(cases)) {
     for (const point of pointsOf(name, inner)) {
       test(`${name}, killed at ${point}: it ends as asked, with nothing left over`, async () => {
-        const volume = await lab.addVolume({ name: 'data', volume_type: 'secret' });
+        const volume = await lab.addVolume({ name: 'data', volume_type: type });
         await prepare?.(lab, volume);
         await lab.crashAt(point, () => request(lab, volume));
         for (const [kind, called, status] of ends) {
@@ -180,9 +223,17 @@ describe('a crash at any point of what is done to volumes', { timeout: 21_600_00
           if (status === 'gone' || kind === 'backup') continue;
           const id = await idOf(lab, kind, called);
           assert.equal(
-            await lab.opens((await lab.secretOf(id)) as never, await lab.mediumOf(id)),
+            await lab.opens((await lab.secretOf(id)) as never, await lab.fileOf(id)),
             true,
             `${called} opens`,
+          );
+        }
+        for (const [called, status] of images) {
+          const found = (await lab.servers.cloud.expect('image', 'GET', `/v2/images?name=${called}`)).images;
+          assert.deepEqual(
+            found.map((image: { status: string }) => image.status),
+            [status],
+            `image ${called}`,
           );
         }
         await clear(lab);
@@ -199,6 +250,10 @@ async function isUnderWay({ servers: { db } }: VolumesAndServers): Promise<boole
 }
 
 async function clear(lab: VolumesAndServers): Promise<void> {
+  const { cloud } = lab.servers;
+  for (const { id } of (await cloud.expect('image', 'GET', '/v2/images')).images) {
+    await cloud.expect('image', 'DELETE', `/v2/images/${id}`);
+  }
   for (const kind of ['backup', 'snapshot', 'volume'] as const) {
     for (const { id } of (await lab.must('GET', `/${kind}s`))[`${kind}s`]) await lab.delete(kind, id);
   }

@@ -70,14 +70,17 @@ export async function openComputeLab(): Promise<ComputeLab> {
   const operations = new RecordedServerOperations(db);
   // Volumes are made and changed by the real service only.
   const none = {} as never;
-  const blockStorage = { volumes: none, snapshots: none, transfers: none, backups: none };
+  const blockStorage = { volumes: none, snapshots: none, transfers: none, backups: none, contents: none };
   const defaultVolumeType = '__DEFAULT__';
   const app = buildApi({
     services: [
       identityService({ db, identity, services: Object.values(catalogServices), region: 'RegionOne', publicUrl: null }),
       imageService({ db, identity, images, publicUrl: null }),
       computeService({ db, identity, images, operations, ...blockStorage, publicUrl: null, defaultVolumeType }),
-      blockStorageService({ db, identity, images, ...blockStorage, publicUrl: null, defaultVolumeType }),
+      blockStorageService({
+        ...{ db, identity, images, ...blockStorage, publicUrl: null, defaultVolumeType },
+        canForceUpload: false,
+      }),
     ],
     publicUrl: null,
   });

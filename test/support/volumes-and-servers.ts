@@ -3,7 +3,8 @@ import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Answer, JsonObject } from '#cli/cloud/client.ts';
-import type { DiskOwnerId } from '#core/disk.ts';
+import type { DiskOwnerId, StorageFormat } from '#core/disk.ts';
+import { describeError } from '#core/errors.ts';
 import type { HostPath, ProjectId, SecretId } from '#core/ids.ts';
 import { asDisk, disksOf } from '#db/disks.ts';
 import { readUpTo } from '#host/files.ts';
@@ -16,7 +17,12 @@ import type { ServiceOptions } from '#test/support/service.ts';
 /** What block storage has. */
 export type Kind = 'volume' | 'snapshot' | 'backup';
 
+/** A file that is LUKS, or qcow2 with LUKS inside. */
+export type EncryptedFile = { readonly path: string; readonly format: StorageFormat };
+
 const HEADER_BYTES = 4 * 1024 * 1024;
+/** How much of a disk a pattern covers. */
+export const PATTERN_BYTES = 64 * 1024;
 /** Tenths of a second: a whole volume is encrypted while a test waits. */
 const PATIENCE = 900;
 
@@ -136,14 +142,37 @@ export class VolumesAndServers implements AsyncDisposable {
     return diskFile(join(this.servers.service.stateDirectory, 'volumes', row.backend ?? ''), asDisk(row));
   }
 
+  /** The same, with how it lies there. */
+  async fileOf(owner: string): Promise<EncryptedFile> {
+    const [row] = await disksOf(this.servers.db, owner as DiskOwnerId);
+    return { path: await this.mediumOf(owner), format: row?.storage ?? 'raw' };
+  }
+
   /** The secret of a volume or a snapshot; null: it has none. */
   async secretOf(owner: string): Promise<SecretId | null> {
     const [row] = await disksOf(this.servers.db, owner as DiskOwnerId);
     return row?.secret_id ?? null;
   }
 
-  /** Whether a stored secret opens a raw disk, by cryptsetup. */
-  async opens(secretId: SecretId, path: string): Promise<boolean> {
+  /** Whether a stored secret opens a disk: a raw one by cryptsetup, which may be told by its path, another by QEMU. */
+  opens(secretId: SecretId, disk: string | EncryptedFile): Promise<boolean> {
+    const file = typeof disk === 'string' ? { path: disk, format: 'raw' as const } : disk;
+    const opens = file.format === 'qcow2' ? opensQcow2 : opensHeader;
+    return this.#withSecret(secretId, (key) => opens(key, file.path));
+  }
+
+  /** Whether an encrypted file holds this byte over and over, in clear, from its start. @throws when the secret opens it not. */
+  holds(file: EncryptedFile, secretId: SecretId, byte: number): Promise<boolean> {
+    const command = `read -P ${byte} 0 ${PATTERN_BYTES}`;
+    return this.#withSecret(secretId, (key) => !/verification failed/.test(inClear(key, file, command)));
+  }
+
+  /** Fills the start of an encrypted file with this byte, as a guest does. */
+  async fill(file: EncryptedFile, secretId: SecretId, byte: number, length = PATTERN_BYTES): Promise<void> {
+    await this.#withSecret(secretId, (key) => inClear(key, file, `write -P ${byte} 0 ${length}`));
+  }
+
+  async #withSecret<T>(secretId: SecretId, use: (key: Uint8Array) => T): Promise<T> {
     const rootKeyFile = join(this.servers.service.stateDirectory, 'root.key');
     using rootKey = await readRootKey(rootKeyFile, {});
     const store = await LocalKeyStore.open(this.servers.db, rootKey);
@@ -153,7 +182,7 @@ export class VolumesAndServers implements AsyncDisposable {
       .where('id', '=', secretId)
       .executeTakeFirstOrThrow();
     using key = await store.get(project_id, secretId);
-    return key.use((bytes) => opensHeader(bytes, path));
+    return key.use(use);
   }
 
   /** How many secrets are stored. */
@@ -174,6 +203,29 @@ export function opensHeader(passphrase: Uint8Array, path: string): boolean {
   // cryptsetup(8): no permission, that is a wrong passphrase.
   if (status === 2) return false;
   throw new Error(`cryptsetup ended with ${status}: ${stderr}`);
+}
+
+function opensQcow2(passphrase: Uint8Array, path: string): boolean {
+  try {
+    inClear(passphrase, { path, format: 'qcow2' }, 'length');
+    return true;
+  } catch (error) {
+    if (/Invalid password/.test(describeError(error))) return false;
+    throw error;
+  }
+}
+
+/** Runs one command of qemu-io on what an encrypted file holds in clear; returns what it prints. */
+function inClear(passphrase: Uint8Array, { path, format }: EncryptedFile, command: string): string {
+  const inLayer = format === 'qcow2' ? 'encrypt.' : '';
+  const layer = format === 'qcow2' ? 'driver=qcow2,encrypt.format=luks' : 'driver=luks';
+  const options = `${layer},${inLayer}key-secret=key,file.filename=${path}`;
+  // QEMU opens a pipe by that name, and not the socket that a child of Node has there.
+  const shell = ['-c', 'cat | exec qemu-io "$@"', 'sh', '-c', command, '--image-opts', options];
+  const secret = ['--object', 'secret,id=key,file=/dev/stdin'];
+  const { status, stderr, stdout } = spawnSync('sh', [...shell, ...secret], { input: passphrase, encoding: 'utf8' });
+  if (status === 0 || /verification failed/.test(stdout)) return stdout;
+  throw new Error(`qemu-io ended with ${status}: ${stderr}${stdout}`);
 }
 
 /** The first bytes of a medium, header included. */

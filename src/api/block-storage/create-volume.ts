@@ -38,7 +38,7 @@ export async function createVolume(
   request: FastifyRequest,
   asked: CreateVolume,
   context: RequestContext,
-  services: BlockStorageServices,
+  services: VolumeJudges & Pick<BlockStorageServices, 'volumes'>,
 ): Promise<Volume> {
   if (asked.backup_id != null && !has(request, 'create-from-backup')) {
     throw badRequest("Additional properties are not allowed ('backup_id' was unexpected)");
@@ -165,11 +165,12 @@ function likeVolume(volume: Volume): Omit<Origin, 'source' | 'sizeGib'> {
   return { typeId, imageMetadata, bootable, mustEncrypt: false };
 }
 
-async function fromImage(
+/** What a volume of this size (null: any) made from an image is like. @throws bad-request; encrypted-image-refused. */
+export async function fromImage(
   id: string,
   size: CreateVolume['size'],
   context: RequestContext,
-  { images }: VolumeJudges,
+  { images }: Pick<VolumeJudges, 'images'>,
 ): Promise<Origin> {
   const image = await images.find(id as ImageId, context);
   if (!image) throw badRequest(`Invalid image identifier or unable to access requested image.`);

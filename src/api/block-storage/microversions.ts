@@ -15,6 +15,7 @@ export const servedMicroversions = {
 
 /** What a request may use, or an answer shows, from which microversion. See "REST API Version History" of Cinder. */
 export const features = {
+  'upload-visibility': 1,
   messages: 3,
   'messages-pagination': 5,
   clusters: 7,

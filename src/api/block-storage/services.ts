@@ -12,4 +12,6 @@ export type BlockStorageServices = BlockStorageOperations & {
   readonly publicUrl: string | null;
   /** Name of the volume type of volumes that are created without one; see `[DEFAULT] default_volume_type`. */
   readonly defaultVolumeType: string;
+  /** Whether a volume that is in use can become an image; see `[DEFAULT] enable_force_upload`. */
+  readonly canForceUpload: boolean;
 };

@@ -4,6 +4,7 @@ import { toBoolean } from '#api/block-storage/fields.ts';
 import { has } from '#api/block-storage/microversions.ts';
 import type { BlockStorageAction } from '#api/block-storage/policy.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
+import { reimage, revert, uploadImage } from '#api/block-storage/volume-content.ts';
 import type { VolumeActionBody } from '#api/block-storage/volume-schemas.ts';
 import { badRequest, NightlatchError, notFound, shorten } from '#core/errors.ts';
 import type { ServerId } from '#core/ids.ts';
@@ -55,6 +56,9 @@ export const volumeActionCalls: Readonly<Record<string, VolumeAction>> = {
   },
   'os-reset_status': { policy: 'volume_extension:volume_admin_actions:reset_status', run: resetStatus },
   'os-retype': { policy: 'volume:retype', run: retype },
+  'os-volume_upload_image': { policy: 'volume_extension:volume_actions:upload_image', run: uploadImage },
+  revert: { policy: 'volume:revert_to_snapshot', run: revert },
+  'os-reimage': { policy: 'volume:reimage', run: reimage },
   'nightlatch:rekey': {
     policy: 'volume:rekey',
     run: async ({ services, volume, context }) => {

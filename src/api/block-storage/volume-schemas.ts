@@ -4,6 +4,7 @@ import { BooleanWord, Description, Metadata, NullableName, NullableText } from '
 import { has } from '#api/block-storage/microversions.ts';
 import { exactly } from '#api/fields.ts';
 import { badRequest, shorten } from '#core/errors.ts';
+import { imageVisibilities } from '#core/image.ts';
 
 /** Checked further where it is read: Cinder has its own words for what is no size. */
 const Size = Type.Union([Type.Integer(), Type.String({ maxLength: 32 }), Type.Null()]);
@@ -101,6 +102,22 @@ export const VolumeActionBody = Type.Object(
         new_type: Type.String({ minLength: 1, maxLength: 255 }),
         migration_policy: Type.Optional(Type.Union([Type.Enum(['never', 'on-demand']), Type.Null()])),
       }),
+    ),
+    'os-volume_upload_image': Type.Optional(
+      // What came later is refused before, see `uploadImage`.
+      exactly({
+        image_name: Type.String({ minLength: 1, maxLength: 255, pattern: '\\S' }),
+        force: Type.Optional(BooleanWord),
+        disk_format: Type.Optional(Type.Enum(['raw', 'qcow2', 'vmdk', 'vdi', 'vhd', 'vhdx', 'ploop'])),
+        container_format: Type.Optional(Type.String({ maxLength: 255 })),
+        visibility: Type.Optional(Type.Enum([...imageVisibilities])),
+        protected: Type.Optional(BooleanWord),
+        encryption: Type.Optional(exactly({ key: Type.Enum(['new', 'none']) })),
+      }),
+    ),
+    revert: Type.Optional(exactly({ snapshot_id: Type.String({ maxLength: 64 }) })),
+    'os-reimage': Type.Optional(
+      exactly({ image_id: Type.String({ maxLength: 64 }), reimage_reserved: Type.Optional(BooleanWord) }),
     ),
     'nightlatch:rekey': anything,
     'os-force_delete': anything,

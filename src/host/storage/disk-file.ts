@@ -55,5 +55,7 @@ function roleName(disk: DiskSpec): string {
       return `_snapshot-${disk.ownerId}`;
     case 'backup':
       return `backup-${disk.ownerId}`;
+    case 'volume-image':
+      return `image-${disk.ownerId}`;
   }
 }

@@ -126,6 +126,33 @@ describe('block devices of a new server', () => {
     assert.match(await refusal([fromVolume()], { max_count: 2 }), /Cannot attach one or more volumes to multiple/);
   });
 
+  it('the first version says by device names what is booted from', async () => {
+    const legacy = async (devices: readonly object[], more: object) => {
+      const asked = { block_device_mapping_v2: undefined, block_device_mapping: devices, ...more };
+      const { status, body } = await create([], asked);
+      assert.equal(status, 202, JSON.stringify(body));
+      const { image: root, volumes } = lab.operations.requests.at(-1) ?? assert.fail('nothing was asked for');
+      return { hasImage: root !== null, volumes };
+    };
+    const from = { kind: 'volume', id: volume };
+    const beside = { volume_id: volume, delete_on_termination: '0' };
+    assert.deepEqual(await legacy([beside], { imageRef: image }), {
+      hasImage: true,
+      volumes: [{ from, bootIndex: null, device: null, deleteOnTermination: false }],
+    });
+    const root = { volume_id: volume, device_name: '/dev/vda', delete_on_termination: true };
+    const bootsFrom = [{ from, bootIndex: 0, device: '/dev/vda', deleteOnTermination: true }];
+    assert.deepEqual(await legacy([root], { imageRef: image }), { hasImage: false, volumes: bootsFrom });
+    assert.deepEqual(await legacy([{ ...root, device_name: 'vda' }], {}), {
+      hasImage: false,
+      volumes: [{ ...bootsFrom[0], device: 'vda' }],
+    });
+    const [first] = (await legacy([beside], {})).volumes;
+    assert.equal(first?.bootIndex, 0);
+    const both = { imageRef: image, block_device_mapping: [beside] };
+    assert.match(await refusal([fromVolume()], both), /different block_device_mapping syntaxes/);
+  });
+
   it('an image can stand for volumes, of which a server gets only what its project has', async () => {
     const mapped = async (mapping: unknown) => {
       const text = typeof mapping === 'string' ? mapping : JSON.stringify(mapping);

@@ -1,5 +1,6 @@
 import type { FastifyRequest } from 'fastify';
 import { Value } from 'typebox/value';
+import { fromLegacy } from '#api/compute/legacy-block-devices.ts';
 import { has } from '#api/compute/microversions.ts';
 import { type BlockDevice, BlockDevices, type CreateServer } from '#api/compute/server-schemas.ts';
 import { toBoolean } from '#api/fields.ts';
@@ -8,7 +9,7 @@ import { isUuid } from '#core/ids.ts';
 import type { Image } from '#core/image.ts';
 import type { ServerFlavor } from '#db/schema.ts';
 
-/** A disk that a server is asked to have, as one entry of block_device_mapping_v2 says it. */
+/** A disk that a server is asked to have, as one entry of a block device mapping says it. */
 export type Device = {
   readonly source: 'image' | 'volume' | 'snapshot' | 'blank';
   readonly destination: 'local' | 'volume';
@@ -36,10 +37,11 @@ export function devicesFrom(request: FastifyRequest, asked: Asked, flavor: Serve
   if (imageId !== '' && !isUuid(imageId)) {
     throw badRequest("Invalid input for field/attribute imageRef: it is not a 'uuid'.");
   }
-  if ((asked.block_device_mapping ?? []).length > 0) {
-    throw invalid('The first version of block device mappings is not served. Use block_device_mapping_v2.');
+  const { block_device_mapping: legacy = [], block_device_mapping_v2: current = [] } = asked;
+  if (legacy.length > 0 && current.length > 0) {
+    throw badRequest('Using different block_device_mapping syntaxes is not allowed in the same request.');
   }
-  const listed = (asked.block_device_mapping_v2 ?? []).filter(({ no_device }) => no_device == null);
+  const listed = (legacy.length > 0 ? fromLegacy(legacy, imageId) : current).filter(({ no_device }) => no_device == null);
   if (listed.length === 0) return imageId === '' ? [] : [bootImage(imageId)];
   const devices = listed.map((device) => deviceFrom(request, device));
   for (const device of devices) checkDevice(device, imageId);

@@ -18,6 +18,8 @@ export type ConfigDriveFacts = {
   readonly launchIndex: number;
   /** Base64; null: none. */
   readonly userData: string | null;
+  /** A line of authorized_keys(5), and what its owner calls it; null: none. */
+  readonly key: { readonly name: string; readonly line: string } | null;
 };
 
 /** The files of a config drive, as cloud-init's ConfigDrive data source reads them. */
@@ -31,6 +33,7 @@ export function configDriveFiles(facts: ConfigDriveFacts): ConfigDriveFile[] {
     availability_zone: 'nova',
     meta: facts.metadata,
     devices: [],
+    ...(facts.key === null ? {} : sshKeys(facts.key)),
   };
   const files = [
     json('openstack/latest/meta_data.json', metaData),
@@ -39,6 +42,11 @@ export function configDriveFiles(facts: ConfigDriveFacts): ConfigDriveFile[] {
   ];
   if (facts.userData !== null) files.push({ path: 'openstack/latest/user_data', base64: facts.userData });
   return files;
+}
+
+/** Both ways in which guests look for keys. See nova.api.metadata.base. */
+function sshKeys({ name, line }: NonNullable<ConfigDriveFacts['key']>): object {
+  return { public_keys: { [name]: line }, keys: [{ name, type: 'ssh', data: line }] };
 }
 
 /** A name a host may have: letters, digits and hyphens, at most 63. See nova.utils.sanitize_hostname. */

@@ -1,4 +1,4 @@
-import type { ColumnType, Generated, JSONColumnType } from 'kysely';
+import type { ColumnType, Generated, GeneratedAlways, JSONColumnType } from 'kysely';
 import type { DiskOwnerId, DiskRole, DiskStanding, DiskState, StorageFormat } from '#core/disk.ts';
 import type { EncryptionFormat, EncryptionIntent } from '#core/encryption-intent.ts';
 import type {
@@ -44,6 +44,7 @@ export type Schema = {
   images: ImagesTable;
   flavors: FlavorsTable;
   flavor_access: FlavorAccessTable;
+  keypairs: KeypairsTable;
   hosts: HostsTable;
   servers: ServersTable;
   disks: DisksTable;
@@ -142,6 +143,16 @@ type FlavorsTable = {
 
 type FlavorAccessTable = { flavor_id: string; project_id: ProjectId };
 
+type KeypairsTable = {
+  id: GeneratedAlways<number>;
+  user_id: UserId;
+  name: string;
+  /** A line of authorized_keys(5). */
+  public_key: string;
+  fingerprint: string;
+  created_at: CreatedAt;
+};
+
 type HostsTable = {
   name: HostName;
   traits: string[];
@@ -196,6 +207,8 @@ export type ServerReplacement = {
     readonly user_data?: string | null;
     readonly config_drive?: boolean;
     readonly hostname?: string;
+    readonly key_name?: string | null;
+    readonly public_key?: string | null;
     readonly disk_config?: 'AUTO' | 'MANUAL';
     readonly access_ipv4?: string | null;
     readonly access_ipv6?: string | null;
@@ -228,6 +241,8 @@ type ServersTable = {
   config_drive: boolean;
   network: 'none' | 'user';
   key_name: string | null;
+  /** Of that name, when the server was given it. */
+  public_key: Generated<string | null>;
   reservation_id: string;
   /** Who locked it against changes; null: nobody. An admin's lock only an admin opens. */
   locked_by: 'owner' | 'admin' | null;

@@ -248,5 +248,9 @@ function configDriveFacts(server: Server): ConfigDriveFacts {
     metadata: server.metadata,
     launchIndex: server.launch_index,
     userData: server.user_data,
+    key:
+      server.key_name === null || server.public_key === null
+        ? null
+        : { name: server.key_name, line: server.public_key },
   };
 }

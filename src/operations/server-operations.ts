@@ -37,7 +37,8 @@ export type ServerRequest = {
   readonly userData: string | null;
   readonly configDrive: boolean;
   readonly network: 'none' | 'user';
-  readonly keyName: string | null;
+  /** The public key it is given; null: none. */
+  readonly key: { readonly name: string; readonly publicKey: string } | null;
   /** What the guest is to call itself; null: made from the name. */
   readonly hostname: string | null;
   /** Position among the servers of one request, from 0. */

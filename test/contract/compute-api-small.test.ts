@@ -104,14 +104,11 @@ describe('hosts', () => {
 
 describe('what there is nothing of', () => {
   it('is an empty list, and no item', async () => {
-    assert.deepEqual((await lab.call('GET', '/os-keypairs')).body, { keypairs: [] });
     assert.deepEqual((await lab.call('GET', '/os-server-groups')).body, { server_groups: [] });
     assert.deepEqual((await lab.call('GET', '/extensions')).body, { extensions: [] });
-    for (const path of ['/os-keypairs/mine', '/os-server-groups/x', '/extensions/os-consoles']) {
+    for (const path of ['/os-server-groups/x', '/extensions/os-consoles']) {
       assert.equal((await lab.call('GET', path)).status, 404, path);
       assert.equal((await lab.call('GET', path, { as: null })).status, 401, path);
     }
-    const made = await lab.call('POST', '/os-keypairs', { body: { keypair: { name: 'mine' } } });
-    assert.deepEqual([made.status, made.body.notImplemented.code], [501, 501]);
   });
 });

@@ -69,6 +69,13 @@ export function sampleRequests(ids: SampleIds): Readonly<Record<string, unknown>
     'POST /compute/v2.1/flavors/:id/os-extra_specs': { extra_specs: { 'hw:ephemeral_encryption': 'true' } },
     'PUT /compute/v2.1/flavors/:id/os-extra_specs/:key': { something: 'x' },
     'POST /compute/v2.1/flavors/:id/action': { addTenantAccess: { tenant: 'x' } },
+    'POST /compute/v2.1/os-keypairs': {
+      keypair: {
+        name: 'new',
+        public_key: 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE0Y3yN5vUxC2bq3Lr8sH2F0lXQ2Zb9m2sKz1G1l0T8r x',
+        type: 'ssh',
+      },
+    },
     'POST /compute/v2.1/servers': {
       server: {
         ...{ name: 'new', imageRef: ids.images, flavorRef: ids.flavors, networks: 'none', metadata: { a: 'b' } },

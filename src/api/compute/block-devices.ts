@@ -41,7 +41,9 @@ export function devicesFrom(request: FastifyRequest, asked: Asked, flavor: Serve
   if (legacy.length > 0 && current.length > 0) {
     throw badRequest('Using different block_device_mapping syntaxes is not allowed in the same request.');
   }
-  const listed = (legacy.length > 0 ? fromLegacy(legacy, imageId) : current).filter(({ no_device }) => no_device == null);
+  const listed = (legacy.length > 0 ? fromLegacy(legacy, imageId) : current).filter(
+    ({ no_device }) => no_device == null,
+  );
   if (listed.length === 0) return imageId === '' ? [] : [bootImage(imageId)];
   const devices = listed.map((device) => deviceFrom(request, device));
   for (const device of devices) checkDevice(device, imageId);

@@ -11,7 +11,6 @@ export function refuseUnserved(body: CreateServer, request: FastifyRequest): voi
   const { server: asked } = body;
   const hints = { ...body['OS-SCH-HNT:scheduler_hints'], ...body['os:scheduler_hints'] };
   if ('group' in hints) throw badRequest(`Instance group ${String(hints.group).slice(0, 64)} could not be found.`);
-  if (asked.key_name !== undefined) throw badRequest('Invalid key_name provided.');
   if (asked.availability_zone !== undefined && asked.availability_zone !== AVAILABILITY_ZONE) {
     throw badRequest('The requested availability zone is not available');
   }

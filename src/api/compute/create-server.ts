@@ -7,6 +7,7 @@ import { type JudgedVolume, judgeDevice } from '#api/compute/boot-volumes.ts';
 import { checkFit, getChosenFlavor } from '#api/compute/chosen-flavor.ts';
 import { refuseUnserved } from '#api/compute/create-checks.ts';
 import { addressFrom, userDataFrom } from '#api/compute/fields.ts';
+import { getServerKey } from '#api/compute/keypair-routes.ts';
 import { has } from '#api/compute/microversions.ts';
 import { allowed } from '#api/compute/policy.ts';
 import { checkMetadataCount } from '#api/compute/server-metadata.ts';
@@ -54,7 +55,8 @@ export async function createServers(
   if (maxCount > 1 && boot.volumes.some(({ from }) => from.kind === 'volume')) {
     throw badRequest('Cannot attach one or more volumes to multiple instances');
   }
-  const prototype = prototypeFrom(asked, flavor, boot, network);
+  const key = await getServerKey(services.db, context, asked.key_name);
+  const prototype = prototypeFrom(asked, flavor, boot, { network, key });
   const servers = await createEach(prototype, { minCount, maxCount }, context, services);
   return {
     server: servers[0],
@@ -126,7 +128,7 @@ function prototypeFrom(
   asked: Asked,
   flavor: ServerFlavor,
   { image, volumes, properties, encrypted }: Boot,
-  network: ServerRequest['network'],
+  { network, key }: Pick<ServerRequest, 'network' | 'key'>,
 ): ServerRequest {
   const metadata = asked.metadata ?? {};
   checkMetadataCount(metadata);
@@ -145,10 +147,10 @@ function prototypeFrom(
     metadata,
     tags: [...new Set(asked.tags ?? [])].sort(),
     userData,
-    // There is no metadata service, so the config drive is the one way for user data to reach the guest.
-    configDrive: toBoolean(asked.config_drive ?? false) || userData !== null,
+    // There is no metadata service, so the config drive is the one way for these to reach the guest.
+    configDrive: toBoolean(asked.config_drive ?? false) || userData !== null || key !== null,
     network,
-    keyName: null,
+    key,
     hostname: asked.hostname?.toLowerCase() ?? null,
     launchIndex: 0,
     diskConfig: asked['OS-DCF:diskConfig'] ?? 'AUTO',

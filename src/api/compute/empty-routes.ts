@@ -1,11 +1,10 @@
 import type { ApiApp } from '#api/app.ts';
-import { notServed } from '#api/compute/actions.ts';
 import { allowed, type ComputeAction } from '#api/compute/policy.ts';
 import { getServer } from '#api/compute/server-lookup.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
 import { NightlatchError, shorten } from '#core/errors.ts';
 
-/** What clients ask for in passing, and of which there is nothing here: addresses, key pairs, server groups, extensions. */
+/** What clients ask for in passing, and of which there is nothing here: addresses, server groups, extensions. */
 export function addEmptyRoutes(app: ApiApp, { db }: ComputeServices): void {
   const perServer: [string, ComputeAction, object][] = [
     ['ips', 'os_compute_api:ips:index', { addresses: {} }],
@@ -23,7 +22,6 @@ export function addEmptyRoutes(app: ApiApp, { db }: ComputeServices): void {
     throw new NightlatchError('not-there', { reason: 'Network name could not be found.' });
   });
   const lists: [string, ComputeAction, object][] = [
-    ['/os-keypairs', 'os_compute_api:os-keypairs', { keypairs: [] }],
     ['/os-server-groups', 'os_compute_api:os-server-groups:index', { server_groups: [] }],
     ['/extensions', 'os_compute_api:extensions', { extensions: [] }],
   ];
@@ -32,18 +30,11 @@ export function addEmptyRoutes(app: ApiApp, { db }: ComputeServices): void {
       allowed(request, action);
       return nothing;
     });
-    if (path !== '/os-keypairs') continue;
-    app.post(path, async (request) => {
-      allowed(request, action);
-      throw notServed('key pairs');
-    });
   }
   const noItem = (kind: string) => async (request: { params: unknown }) => {
     const { id } = request.params as { id: string };
     throw new NightlatchError('not-there', { reason: `${kind} ${shorten(id)} could not be found.` });
   };
-  app.get('/os-keypairs/:id', noItem('Keypair'));
-  app.delete('/os-keypairs/:id', noItem('Keypair'));
   app.get('/os-server-groups/:id', noItem('Instance group'));
   app.get('/extensions/:id', noItem('Extension'));
 }

@@ -10,16 +10,19 @@ const served = { service: 'compute', major: 2, min: MIN_MICROVERSION, max: MAX_M
 
 /** What a request may use, or an answer shows, from which microversion. See "REST API Version History" of Compute. */
 export const features = {
+  'keypair-type': 2,
   'server-extended-attributes': 3,
   'attached-deleted-shown': 3,
   'remote-consoles': 6,
   'no-access-to-public-flavor': 7,
   'server-locked': 9,
+  'keypair-of-user': 10,
   'service-forced-down': 11,
   'server-host-status': 16,
   'server-description': 19,
   'server-tags': 26,
   'hypervisor-cpu-info-object': 28,
+  'keypair-paging': 35,
   'no-network-limits': 36,
   'networks-required': 37,
   'unknown-status-refused': 38,

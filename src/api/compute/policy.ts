@@ -1,6 +1,7 @@
 import type { FastifyRequest } from 'fastify';
 import { contextOf, type RequestContext } from '#api/auth.ts';
 import { enforce, isAllowed, type Policy } from '#api/policy.ts';
+import type { UserId } from '#core/ids.ts';
 
 /** Who may do what, under Nova's own names. See "Nova Policies". */
 export const computePolicy = {
@@ -86,7 +87,10 @@ export const computePolicy = {
   'os_compute_api:os-quota-sets:show': 'project-reader',
   'os_compute_api:os-quota-sets:defaults': 'anyone',
   'os_compute_api:os-server-groups:index': 'project-reader',
-  'os_compute_api:os-keypairs': 'self',
+  'os_compute_api:os-keypairs:index': 'self',
+  'os_compute_api:os-keypairs:show': 'self',
+  'os_compute_api:os-keypairs:create': 'self',
+  'os_compute_api:os-keypairs:delete': 'self',
 } as const satisfies Policy<string>;
 export type ComputeAction = keyof typeof computePolicy;
 
@@ -95,6 +99,12 @@ export function allowed(request: FastifyRequest, action: ComputeAction): Request
   const context = contextOf(request);
   enforce(computePolicy, action, context, { projectId: context.projectId, userId: context.userId });
   return context;
+}
+
+/** Lets the caller do this to what is this user's. @throws forbidden (403). */
+export function allowedFor(request: FastifyRequest, action: ComputeAction, userId: UserId): void {
+  const context = contextOf(request);
+  enforce(computePolicy, action, context, { projectId: context.projectId, userId });
 }
 
 /** Whether the policy lets the caller do this. */

@@ -1,10 +1,12 @@
 import { randomBytes } from 'node:crypto';
 import type { FastifyRequest } from 'fastify';
+import type { RequestContext } from '#api/auth.ts';
 import type { ActionCall } from '#api/compute/actions.ts';
 import { type BootImage, getBootImage } from '#api/compute/boot-image.ts';
 import { checkFit } from '#api/compute/chosen-flavor.ts';
 import { refuseFieldsBefore } from '#api/compute/field-versions.ts';
 import { addressFrom, userDataFrom } from '#api/compute/fields.ts';
+import { getServerKey } from '#api/compute/keypair-routes.ts';
 import { has } from '#api/compute/microversions.ts';
 import type { Rebuild } from '#api/compute/replace-schemas.ts';
 import { checkUnlocked, getServer } from '#api/compute/server-lookup.ts';
@@ -16,6 +18,7 @@ import { type EncryptionIntent, resolveEncryptionIntent } from '#core/encryption
 import { badRequest, NightlatchError } from '#core/errors.ts';
 import { isUuid } from '#core/ids.ts';
 import { checkServerAction } from '#core/server.ts';
+import type { Queryable } from '#db/database.ts';
 import { disksOf } from '#db/disks.ts';
 import { listHosts } from '#db/hosts.ts';
 import { replaced, type Server, type ServerReplacement } from '#db/servers.ts';
@@ -46,7 +49,7 @@ export async function rebuild({ request, server, context, services }: ActionCall
   const intent = resolveEncryptionIntent(flavor, image);
   if (server.project_id !== context.projectId) await checkSameEncryption(services.db, server, intent);
   const replacement = {
-    columns: columnsFrom(asked, server, image),
+    columns: { ...columnsFrom(asked, server, image), ...(await keyFrom(services.db, context, asked)) },
     rebuild: { imageBytes: image.virtualSizeBytes, intent },
   };
   await services.operations.act('rebuild', server.id, context, {}, replacement);
@@ -79,6 +82,15 @@ function columnsFrom(asked: Rebuild, server: Server, image: BootImage): ServerRe
   };
 }
 
+/** The public key it is to have instead, and the config drive on which a guest finds it. Left out: it keeps what it has. */
+async function keyFrom(db: Queryable, context: RequestContext, { key_name: name }: Rebuild) {
+  if (name === undefined) return {};
+  const key = await getServerKey(db, context, name);
+  return key === null
+    ? { key_name: null, public_key: null }
+    : { key_name: key.name, public_key: key.publicKey, config_drive: true };
+}
+
 function imageIdFrom({ imageRef }: Rebuild): string {
   const id = imageRef.split('/').at(-1) ?? '';
   if (!isUuid(id)) throw badRequest("Invalid input for field/attribute imageRef: it is not a 'uuid'.");
@@ -89,7 +101,6 @@ function refuseUnserved(asked: Rebuild): void {
   if (toBoolean(asked.preserve_ephemeral ?? false)) {
     throw badRequest('The current driver does not support preserving ephemeral partitions.');
   }
-  if (asked.key_name !== undefined && asked.key_name !== null) throw badRequest('Invalid key_name provided.');
   if ((asked.trusted_image_certificates ?? []).length > 0) {
     throw badRequest('Image certificates are not checked here. Leave out trusted_image_certificates.');
   }

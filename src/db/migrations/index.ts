@@ -16,6 +16,7 @@ import * as volumeTypes from './0011-volume-types.ts';
 import * as volumes from './0012-volumes.ts';
 import * as backups from './0013-backups.ts';
 import * as whatClientsSaid from './0014-what-clients-said.ts';
+import * as keypairs from './0050-keypairs.ts';
 
 /** Every migration, in order, as a literal list: no directory is scanned at run time. */
 export const migrations: Record<string, Migration> = {
@@ -33,4 +34,5 @@ export const migrations: Record<string, Migration> = {
   '0012-volumes': volumes,
   '0013-backups': backups,
   '0014-what-clients-said': whatClientsSaid,
+  '0050-keypairs': keypairs,
 };

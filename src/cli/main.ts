@@ -58,9 +58,20 @@ function buildProgram(): Command {
     .description('run the agent of a compute host that another machine controls')
     .addOption(config)
     .action(ending(async () => (await import('#cli/host-agent.ts')).hostAgent));
-  program
-    .command('volume')
-    .description('volumes')
+  const volume = program.command('volume').description('volumes');
+  const header = volume.command('header').description('copies of the encryption header of a volume');
+  header
+    .command('list <volume>')
+    .description('the copies that are kept')
+    .addOption(config)
+    .addOption(format)
+    .action(ending(async () => (await import('#cli/volume-header.ts')).listHeaders));
+  header
+    .command('restore <volume> [version]')
+    .description('write a copy back to a volume that nobody has open, the last one or that of a version')
+    .addOption(config)
+    .action(ending(async () => (await import('#cli/volume-header.ts')).restoreHeader));
+  volume
     .command('rekey <volume>')
     .description('give a volume another key, also while a guest has it')
     .addOption(config)

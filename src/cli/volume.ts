@@ -17,7 +17,7 @@ export async function rekeyVolume(volume: string, options: { config?: string }):
   const headers = { 'x-subject-token': await cloud.token() };
   const { token } = await cloud.expect('identity', 'GET', '/v3/auth/tokens', { headers });
   const base = `/v3/${token.project.id}/volumes`;
-  const found = await find(cloud, base, volume);
+  const found = await findVolumes(cloud, base, volume);
   if (found.length !== 1) {
     const hint = found.length === 0 ? 'See: openstack volume list --all-projects' : 'Name it by its id.';
     fail(`${found.length} volumes are called '${volume}'.`, [hint]);
@@ -43,7 +43,7 @@ export async function rekeyVolume(volume: string, options: { config?: string }):
 }
 
 /** By id, or by name among those of every project. */
-async function find(cloud: CloudClient, base: string, volume: string): Promise<JsonObject[]> {
+export async function findVolumes(cloud: CloudClient, base: string, volume: string): Promise<JsonObject[]> {
   const byId = await cloud.request('volume', 'GET', `${base}/${encodeURIComponent(volume)}`, { headers: HEADERS });
   if (byId.status === 200) return [byId.body.volume];
   const query = `all_tenants=1&name=${encodeURIComponent(volume)}`;

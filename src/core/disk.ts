@@ -105,6 +105,19 @@ export type DiskSpec = {
   readonly storage: StorageFormat;
   /** Null: the disk is not encrypted. */
   readonly encryption: EncryptionFormat | null;
+  /** The name of the secret that opens it; a copy of its header is kept under that name. Null: none is stored. */
+  readonly secretId: SecretId | null;
+};
+
+/** A copy of a disk's encryption header that is kept beside the disk, as its host finds it. */
+export type HeaderBackup = {
+  /** From 1; no two of a disk ever have the same. */
+  readonly version: number;
+  /** The secret that opens it, and with which it is destroyed. */
+  readonly secretId: SecretId;
+  readonly storedAt: string;
+  /** Whether it is what the disk has now. */
+  readonly isCurrent: boolean;
 };
 
 /** One disk as the control plane knows it. */
@@ -113,7 +126,6 @@ export type Disk = DiskSpec & {
   readonly host: HostName | null;
   readonly state: DiskState;
   readonly standing: DiskStanding;
-  readonly secretId: SecretId | null;
   /** While it is `rekeying`: the secret that is to open it. After that: the one that did, until it is destroyed. */
   readonly otherSecretId: SecretId | null;
   readonly imageId: ImageId | null;

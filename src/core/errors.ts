@@ -112,7 +112,22 @@ const catalogue = {
   'disk-header-missing': {
     status: 500,
     retry: 'after-change',
-    text: 'Disk {disk} has no readable {format} header at {path}. It was not formatted again. Restore its header from a backup.',
+    text: 'Disk {disk} has no readable {format} header at {path}. It was not formatted again. Restore its header from a backup{backup}.',
+  },
+  'header-backup-missing': {
+    status: 404,
+    retry: 'after-change',
+    text: 'Restoring the header of disk {disk} was not begun: there is {reason}. Nothing was changed.',
+  },
+  'header-backup-unusable': {
+    status: 500,
+    retry: 'after-change',
+    text: 'Restoring the header of disk {disk} was not begun: its backup cannot be used ({reason}). Nothing was changed. Try another version.',
+  },
+  'disk-in-use': {
+    status: 409,
+    retry: 'after-change',
+    text: '{doing} was not begun: disk {disk} is open ({reason}). Nothing was changed. Detach the volume or stop its server first.',
   },
   'disk-missing': {
     status: 500,
@@ -137,7 +152,7 @@ const catalogue = {
   'disk-wrong-key': {
     status: 500,
     retry: 'after-change',
-    text: 'The key of disk {disk} does not open it. The disk stays locked; nothing was changed.',
+    text: 'The key of disk {disk} does not open it. The disk stays locked; nothing was changed. If its header is damaged, restore it: see "nightlatch volume header list".',
   },
   'disk-locked': {
     status: 500,

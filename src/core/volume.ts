@@ -59,6 +59,7 @@ export type VolumeAction =
   | 'withdraw'
   | 'accept'
   | 'rekey'
+  | 'restore-header'
   | 'upload'
   | 'back-up'
   | 'restore'
@@ -87,6 +88,10 @@ export const volumeActions: Readonly<Record<VolumeAction, Rule>> = {
   withdraw: { from: ['awaiting-transfer'], during: 'available' },
   accept: { from: ['awaiting-transfer'], during: null },
   rekey: { from: ['available', 'in-use'], during: null },
+  'restore-header': {
+    from: ['available', 'in-use', 'error', 'error_restoring', 'error_extending'],
+    during: 'maintenance',
+  },
   'back-up': { from: ['available', 'in-use'], during: 'backing-up' },
   restore: { from: ['available'], during: 'restoring-backup' },
   revert: { from: ['available'], during: 'reverting' },

@@ -3,10 +3,18 @@ import { connect } from 'node:net';
 import { cpus, totalmem } from 'node:os';
 import type { Duplex, Readable } from 'node:stream';
 import { crashPoint } from '#core/crash-point.ts';
-import type { DiskContent, DiskSpec } from '#core/disk.ts';
+import type { DiskContent, DiskSpec, HeaderBackup } from '#core/disk.ts';
 import { type EncryptionFormat, formatTrait } from '#core/encryption-intent.ts';
 import { NightlatchError } from '#core/errors.ts';
-import { type DiskId, type HostName, type HostPath, type ImageId, isUuid, type ServerId } from '#core/ids.ts';
+import {
+  type DiskId,
+  type HostName,
+  type HostPath,
+  type ImageId,
+  isUuid,
+  type SecretId,
+  type ServerId,
+} from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import { GIB, MIB } from '#core/sizes.ts';
 import { DiskAccess, type DiskParts, needKey } from '#host/disk-access.ts';
@@ -146,8 +154,24 @@ export class LocalHostAgent implements HostAgent {
     return readMedium(this.#disks.driver(disk).attachment(disk));
   }
 
-  rekeyDisk(disk: DiskSpec, keys: KeyChange): Promise<void> {
-    return this.#parts.gate.admit(`Rekeying disk ${disk.id}`, () => this.#disks.rekey(disk, keys));
+  rekeyDisk(disk: DiskSpec, keys: KeyChange, toId: SecretId): Promise<void> {
+    return this.#parts.gate.admit(`Rekeying disk ${disk.id}`, () => this.#disks.rekey(disk, keys, toId));
+  }
+
+  headerBackups(disk: DiskSpec): Promise<readonly HeaderBackup[]> {
+    return this.#disks.headerBackups(disk);
+  }
+
+  async restoreHeader(disk: DiskSpec, version: number | null, keys: DiskKeys): Promise<void> {
+    const doing = `Restoring the header of disk ${disk.id}`;
+    await this.#parts.gate.admit(doing, async () => {
+      await this.#guests.checkClosed(disk, doing);
+      await this.#disks.restoreHeader(disk, version, keys);
+    });
+  }
+
+  forgetHeaders(disk: DiskSpec): Promise<void> {
+    return this.#disks.forgetHeaders(disk, disk.secretId);
   }
 
   growDisk(disk: DiskSpec, hadBytes: number, keys: DiskKeys, server: ServerId | null): Promise<void> {
@@ -165,6 +189,8 @@ export class LocalHostAgent implements HostAgent {
 
   async destroyDisk(disk: DiskSpec): Promise<void> {
     await this.#disks.lock(disk);
+    await this.#disks.forgetHeaders(disk, null);
+    crashPoint('agent.destroy-disk.backups-destroyed');
     if (disk.encryption !== null) await this.#disks.destroyHeader(disk);
     crashPoint('agent.destroy-disk.header-destroyed');
     await this.#disks.driver(disk).delete(disk);

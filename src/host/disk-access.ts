@@ -1,12 +1,14 @@
-import type { DiskSpec, StorageFormat } from '#core/disk.ts';
+import { readFile } from 'node:fs/promises';
+import { type DiskSpec, type HeaderBackup, type StorageFormat, serverOfDisk } from '#core/disk.ts';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
 import { describeError, NightlatchError } from '#core/errors.ts';
-import type { HostPath } from '#core/ids.ts';
+import type { HostPath, SecretId } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import type { Mappings } from '#host/encryption/dm-crypt/mappings.ts';
 import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import type { FuseExports } from '#host/fuse-exports.ts';
 import type { Gate } from '#host/gate.ts';
+import type { HeaderBackups } from '#host/header-backups.ts';
 import type { DiskKeys, KeyChange } from '#host/host-agent.ts';
 import { exposePlainDisk } from '#host/storage/plaintext.ts';
 import type { DiskAttachment, StorageDriver } from '#host/storage/storage-driver.ts';
@@ -24,6 +26,8 @@ export type DiskParts = {
   /** What block encryptors keep open; null on a host without device-mapper. */
   readonly mappings: Mappings | null;
   readonly exports: FuseExports;
+  /** Of every disk that has a header. */
+  readonly headerBackups: HeaderBackups;
   /** Closed while the host is being locked. */
   readonly gate: Gate;
 };
@@ -61,10 +65,65 @@ export class DiskAccess {
     return disk.encryption !== null && this.encryptor(disk).attach === 'device';
   }
 
-  /** Makes `to` the only key of an encrypted disk. See `HostAgent.rekeyDisk`. */
-  async rekey(disk: DiskSpec, { from, to }: KeyChange): Promise<void> {
+  /**
+   * Makes `to` the only key of an encrypted disk. See `HostAgent.rekeyDisk`. The header it had is not kept when it is that of
+   * another disk, whose copy this one is.
+   */
+  async rekey(disk: DiskSpec, { from, to }: KeyChange, toId: SecretId, isCopy = false): Promise<void> {
     this.checkRekeys(disk);
-    await this.encryptor(disk).rekey?.(disk, await this.medium(disk), from, to);
+    const { headerBackups } = this.#parts;
+    const encryptor = this.encryptor(disk);
+    const medium = await this.medium(disk);
+    const isUnkept = !isCopy && (await headerBackups.list(disk.id)).length === 0;
+    if (isUnkept) await this.keepHeader(disk);
+    await encryptor.rekey?.(disk, medium, from, to, (header) => headerBackups.keep(disk, toId, header));
+  }
+
+  /** Keeps the header that an encrypted disk has, if its format has one. */
+  async keepHeader(disk: DiskSpec): Promise<void> {
+    const header = await this.encryptor(disk).keptHeader?.(disk, await this.medium(disk));
+    if (!header) return;
+    if (disk.secretId === null) throw new Error(`encrypted disk ${disk.id} names no secret to keep its header under`);
+    await this.#parts.headerBackups.keep(disk, disk.secretId, header);
+  }
+
+  /** See `HostAgent.headerBackups`. */
+  async headerBackups(disk: DiskSpec): Promise<readonly HeaderBackup[]> {
+    const kept = await this.#parts.headerBackups.list(disk.id);
+    const present = kept.length === 0 ? null : await this.#presentHeader(disk);
+    const matches = await Promise.all(kept.map(async ({ path }) => present?.equals(await readFile(path)) ?? false));
+    return kept.map(({ path: _, ...backup }, i) => ({ ...backup, isCurrent: matches[i] ?? false }));
+  }
+
+  /** As `keptHeader`; null: it has none, or one that cannot be read. */
+  async #presentHeader(disk: DiskSpec): Promise<Buffer | null> {
+    try {
+      return (await this.encryptor(disk).keptHeader?.(disk, await this.medium(disk))) ?? null;
+    } catch (error) {
+      if (isHeaderMissing(error)) return null;
+      throw error;
+    }
+  }
+
+  /** Writes a kept header back to a locked disk. See `HostAgent.restoreHeader`. */
+  async restoreHeader(disk: DiskSpec, version: number | null, keys: DiskKeys): Promise<void> {
+    const { headerBackups } = this.#parts;
+    const { path, secretId } = await headerBackups.find(disk.id, version);
+    if (secretId !== disk.secretId) {
+      const reason = `it belongs to secret ${secretId}, and the disk to ${disk.secretId}`;
+      throw new NightlatchError('header-backup-unusable', { disk: disk.id, reason });
+    }
+    const header = await readFile(path);
+    const present = await this.#presentHeader(disk);
+    if (present?.equals(header)) return;
+    if (present) await headerBackups.keep(disk, secretId, present);
+    const key = needKey(disk, keys.get(disk.id));
+    await this.encryptor(disk).restoreHeader?.(disk, await this.medium(disk), header, key);
+  }
+
+  /** Destroys the header backups of a disk, but for those of the secret `except`. */
+  async forgetHeaders({ id }: DiskSpec, except: SecretId | null): Promise<void> {
+    await this.#parts.headerBackups.destroy(id, except);
   }
 
   /** *Throws* not-implemented when an encrypted disk cannot be given another key. */
@@ -111,9 +170,22 @@ export class DiskAccess {
     return { attachment: driver.attachment(disk), header: await driver.headerRegion(disk) };
   }
 
-  /** A header that is missing is told as such, with its path, instead of as whatever QEMU makes of it. */
+  /**
+   * A header that is missing is told as such, with its path and what there is to restore it from, instead of as whatever QEMU
+   * makes of it. One of a disk that was made when none were kept is kept from now on.
+   */
   async checkHeader(disk: DiskSpec): Promise<void> {
-    if (disk.encryption !== null) await this.encryptor(disk).inspect(disk, await this.medium(disk));
+    if (disk.encryption === null) return;
+    const { headerBackups } = this.#parts;
+    try {
+      await this.encryptor(disk).inspect(disk, await this.medium(disk));
+    } catch (error) {
+      const last = isHeaderMissing(error) ? (await headerBackups.list(disk.id)).at(-1) : undefined;
+      if (!last || !(error instanceof NightlatchError)) throw error;
+      const backup = `: version ${last.version} of ${last.storedAt} is kept${restoreHint(disk, last.path)}`;
+      throw new NightlatchError('disk-header-missing', { ...error.details, backup }, { cause: error });
+    }
+    if ((await headerBackups.list(disk.id)).length === 0) await this.keepHeader(disk);
   }
 
   /** A medium that is already gone, or never got its place for a header, has nothing left to destroy. */
@@ -121,7 +193,7 @@ export class DiskAccess {
     try {
       await this.encryptor(disk).destroy(disk, await this.medium(disk));
     } catch (error) {
-      const isGone = error instanceof NightlatchError && /^disk-(header-)?missing$/.test(error.code);
+      const isGone = isHeaderMissing(error) || (error instanceof NightlatchError && error.code === 'disk-missing');
       if (!isGone) throw error;
     }
   }
@@ -152,4 +224,13 @@ export class DiskAccess {
 export function needKey(disk: DiskSpec, key: Secret | null | undefined): Secret {
   if (!key) throw new Error(`encrypted disk ${disk.id} was given no key`);
   return key;
+}
+
+function isHeaderMissing(error: unknown): boolean {
+  return error instanceof NightlatchError && error.code === 'disk-header-missing';
+}
+
+/** What an operator does to have a disk's header back. */
+function restoreHint(disk: DiskSpec, path: string): string {
+  return serverOfDisk(disk) === null ? `. Run "nightlatch volume header restore ${disk.ownerId}"` : ` in ${path}`;
 }

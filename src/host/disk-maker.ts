@@ -41,7 +41,9 @@ export class DiskMaker {
     await driver.create(disk, overlays ? backing : null);
     crashPoint('agent.create-disk.allocated');
     if (disk.encryption !== null) {
+      await disks.forgetHeaders(disk, null);
       await disks.encryptor(disk).format(disk, await disks.medium(disk), needKey(disk, key));
+      await disks.keepHeader(disk);
     }
     crashPoint('agent.create-disk.formatted');
     if (content.kind === 'blank' || overlays) return;
@@ -88,7 +90,9 @@ export class DiskMaker {
     if (disk.encryption !== null) {
       const fromKey = keys.get(fromId);
       if (!fromKey) throw new Error(`the copy ${disk.id} was given no key of what it is a copy of`);
-      await disks.rekey(asLarge, { from: fromKey, to: needKey(disk, keys.get(disk.id)) });
+      if (disk.secretId === null) throw new Error(`the copy ${disk.id} names no secret`);
+      await disks.forgetHeaders(disk, null);
+      await disks.rekey(asLarge, { from: fromKey, to: needKey(disk, keys.get(disk.id)) }, disk.secretId, true);
     }
     crashPoint('agent.create-disk.formatted');
     if (disk.sizeBytes > asLarge.sizeBytes) await disks.driver(disk).grow(disk, asLarge.sizeBytes);

@@ -123,6 +123,17 @@ export class GuestDisks {
     if (!blockDevice) await syncFile(medium);
   }
 
+  /** *Throws* disk-in-use when a guest has the disk, or it is unlocked for somebody else. */
+  async checkClosed(disk: DiskSpec, doing: string): Promise<void> {
+    const { disks: access, hypervisor } = this.#parts;
+    const domains = (await hypervisor.domains()).filter(({ state }) => state !== 'absent');
+    const paths = await this.pathsInUse(domains.map(({ serverId }) => serverId));
+    const isOpen = paths.has(access.isDevice(disk) ? access.devicePath(disk) : this.#medium(disk).path);
+    if (isOpen) throw new NightlatchError('disk-in-use', { doing, disk: disk.id, reason: 'a guest has it' });
+    const isUnlocked = (await access.encryptor(disk).unlocked()).includes(disk.id);
+    if (isUnlocked) throw new NightlatchError('disk-in-use', { doing, disk: disk.id, reason: 'it is unlocked' });
+  }
+
   /** Where the disks lie that running guests have open. */
   async pathsInUse(serverIds: readonly ServerId[]): Promise<Set<string>> {
     const disks = await Promise.all(serverIds.map((id) => this.#parts.hypervisor.disks(id)));

@@ -1,6 +1,6 @@
 import type { Duplex, Readable } from 'node:stream';
-import type { DiskContent, DiskSpec, FileFormat } from '#core/disk.ts';
-import type { DiskId, HostName, ImageId, ServerId } from '#core/ids.ts';
+import type { DiskContent, DiskSpec, FileFormat, HeaderBackup } from '#core/disk.ts';
+import type { DiskId, HostName, ImageId, SecretId, ServerId } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import type { VolumeBackend } from '#core/volume-backend.ts';
 
@@ -112,10 +112,23 @@ export interface HostAgent {
 
   /**
    * Gives the disk's header another key; what is on the disk stays. On return `to` opens it and nothing else does, also on the
-   * medium. Locked or not, also while a guest has it open. *Repeat*: one that only `to` opens is fine. *Crash*: `from` or `to`
+   * medium. Locked or not, also while a guest has it open. The new header is kept first, under the name of the secret `toId`. *Repeat*: one that only `to` opens is fine. *Crash*: `from` or `to`
    * opens it, and a repeat goes on. *Throws* disk-wrong-key when neither does; not-implemented for a format without a header.
    */
-  rekeyDisk(disk: DiskSpec, keys: KeyChange): Promise<void>;
+  rekeyDisk(disk: DiskSpec, keys: KeyChange, toId: SecretId): Promise<void>;
+
+  /** The copies of a disk's header that the host keeps, oldest first; none of a disk without a header. */
+  headerBackups(disk: DiskSpec): Promise<readonly HeaderBackup[]>;
+
+  /**
+   * Writes a kept header back to a disk, whatever lies in its place now; `version` null: the last one. First that is kept too,
+   * if it is a header, and the disk's key has opened what is to be written. *Repeat*: fine. *Crash*: a repeat mends it.
+   * *Throws* disk-in-use; header-backup-missing; header-backup-unusable.
+   */
+  restoreHeader(disk: DiskSpec, version: number | null, keys: DiskKeys): Promise<void>;
+
+  /** Destroys the header backups of a disk that belong to other secrets than its own. *Repeat*: fine. */
+  forgetHeaders(disk: DiskSpec): Promise<void>;
 
   /**
    * Makes room for `disk.sizeBytes`, more than the `hadBytes` it had; what is on it stays. `server` has it open and its guest
@@ -136,7 +149,7 @@ export interface HostAgent {
    */
   detachVolume(serverId: ServerId, volume: AttachedVolume): Promise<void>;
 
-  /** Locks the disk, overwrites its header, removes its medium. Needs no key. */
+  /** Locks the disk, overwrites its header backups and its header, removes its medium. Needs no key. */
   destroyDisk(disk: DiskSpec): Promise<void>;
 
   /** Starts a server's guest. A server that already runs is fine. */

@@ -54,7 +54,7 @@ async function tryFormats(
     const kind = { role: 'ephemeral', ordinal: 0, generation: 0, sizeBytes: MIB, storage, encryption } as const;
     try {
       if (!tried.has(encryption)) {
-        await tryOut({ ...kind, id: PROBE, ownerId: NOBODY, backend: null }, driver, encryptor);
+        await tryOut({ ...kind, id: PROBE, ownerId: NOBODY, backend: null, secretId: null }, driver, encryptor);
         await tried.add(encryption);
       }
       able.push(encryption);

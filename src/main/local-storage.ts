@@ -12,6 +12,7 @@ import { checkCipher } from '#host/encryption/dm-crypt/probe.ts';
 import type { Encryptor } from '#host/encryption/encryptor.ts';
 import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
 import { FuseExports } from '#host/fuse-exports.ts';
+import { HeaderBackups } from '#host/header-backups.ts';
 import type { Clearing } from '#host/storage/lvm/clear.ts';
 import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
@@ -22,7 +23,7 @@ import type { StatePaths } from '#main/state-paths.ts';
 
 export type LocalStorage = Pick<
   HostParts,
-  'drivers' | 'backends' | 'encryptors' | 'blockEncryptors' | 'mappings' | 'exports' | 'volumeGroups'
+  'drivers' | 'backends' | 'encryptors' | 'blockEncryptors' | 'mappings' | 'exports' | 'headerBackups' | 'volumeGroups'
 >;
 
 type Cipher = LvmSubject['ciphers'][number];
@@ -50,7 +51,8 @@ export async function openLocalStorage(config: Config, paths: StatePaths): Promi
   const { images_volume_group: group, images_thin_pool: pool } = config.libvirt;
   const drivers = group === '' ? files : { ...files, lvm: await openGroup(group, pool) };
   const backends = await openBackends(config, paths, openGroup);
-  return { exports, encryptors: { luks }, ...blocks, drivers, backends, volumeGroups };
+  const headerBackups = new HeaderBackups(paths.headers);
+  return { exports, encryptors: { luks }, ...blocks, drivers, backends, headerBackups, volumeGroups };
 }
 
 const NO_BLOCK_DEVICES = { blockEncryptors: {}, mappings: null };

@@ -20,6 +20,8 @@ export function statePaths(directory: string) {
     backups: at('backups'),
     /** Volumes of backends that keep files and were told no other place, a folder for each. */
     volumes: at('volumes'),
+    /** Copies of the encryption headers of disks, a folder each. */
+    headers: at('headers'),
     /** What can be made again: images as raw files, libvirt's knowledge of QEMU, the qcow2 skeleton. */
     imageCache: at('cache/images'),
     libvirtCache: at('cache/libvirt'),

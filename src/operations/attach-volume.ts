@@ -8,6 +8,7 @@ import { waitForReaders } from '#operations/delete-volume.ts';
 import { targetOf } from '#operations/device-names.ts';
 import type { Operation } from '#operations/engine.ts';
 import { finishAsBefore, finishVolume, needPlacedDisk, type VolumeInput } from '#operations/volume-context.ts';
+import { tellFailure } from '#operations/volume-steps.ts';
 
 /**
  * Attach volume. From the moment its attachment is written, whatever ends the server's guest locks the volume too, and
@@ -27,7 +28,11 @@ export function attachVolume(context: OperationContext): Operation<VolumeInput> 
       { name: 'plug', run: (input) => plug(context, input), undo: (input) => unplug(context, input) },
       { name: 'finish', run: (input) => finishAttached(context, input) },
     ],
-    failed: (input) => finishAsBefore(context, input),
+    async failed(input, failure) {
+      // "attach volume"; "unknown error".
+      await tellFailure(context, input, '002_001', failure);
+      await finishAsBefore(context, input);
+    },
   };
 }
 

@@ -1,6 +1,7 @@
 import type { OperationContext } from '#operations/context.ts';
 import { backupOperations, DurableBackupOperations } from '#operations/durable-backup-operations.ts';
 import { contentOperations, DurableContentOperations } from '#operations/durable-content-operations.ts';
+import { DurableHeaderOperations, headerOperations } from '#operations/durable-header-operations.ts';
 import { DurableSnapshotOperations, snapshotOperations } from '#operations/durable-snapshot-operations.ts';
 import { DurableTransferOperations } from '#operations/durable-transfer-operations.ts';
 import { DurableVolumeOperations, volumeOperations } from '#operations/durable-volume-operations.ts';
@@ -13,6 +14,7 @@ export function durableBlockStorage(context: OperationContext, engine: Engine): 
   for (const operation of snapshotOperations(context)) engine.register(operation);
   for (const operation of backupOperations(context)) engine.register(operation);
   for (const operation of contentOperations(context)) engine.register(operation);
+  for (const operation of headerOperations(context)) engine.register(operation);
   const snapshots = new DurableSnapshotOperations(context, engine);
   return {
     volumes: new DurableVolumeOperations(context, engine, snapshots),
@@ -20,5 +22,6 @@ export function durableBlockStorage(context: OperationContext, engine: Engine): 
     transfers: new DurableTransferOperations(context, engine),
     backups: new DurableBackupOperations(context, engine),
     contents: new DurableContentOperations(context, engine),
+    headers: new DurableHeaderOperations(context, engine),
   };
 }

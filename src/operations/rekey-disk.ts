@@ -12,8 +12,8 @@ import { needPlacedDisk } from '#operations/volume-context.ts';
  * | part    | effect                                                     | taken back by      |
  * |---------|------------------------------------------------------------|--------------------|
  * | prepare | the next secret is stored, `rekeying`, the row names both  | `restoreOldKey`    |
- * | change  | only the next secret opens the disk                        | `restoreOldKey`    |
- * | adopt   | the row names the next secret as the disk's own, `formatted`; the old one is destroyed | nothing |
+ * | change  | the new header is kept, only the next secret opens the disk | `restoreOldKey`   |
+ * | adopt   | the row names the next secret as the disk's own, `formatted`; the old one is destroyed, after the header backups it opens | nothing |
  */
 
 /** Whose a disk is, which disk, and who asked. `projectId`: whose the new key is to be. */
@@ -28,9 +28,10 @@ export async function prepareRekey(context: OperationContext, { owner, projectId
 /** *Repeat*: fine. A disk that is not encrypted stays as it is. */
 export async function changeKey(context: OperationContext, { owner, projectId, requestId }: Rekey): Promise<void> {
   const { disk, agent } = await needPlacedDisk(context, owner);
-  if (disk.state !== 'rekeying') return;
+  const { otherSecretId: nextId } = disk;
+  if (disk.state !== 'rekeying' || nextId === null) return;
   await context.keys.lendBoth(disk, projectId, requestId, ({ old, next }) =>
-    agent.rekeyDisk(disk, { from: old, to: next }),
+    agent.rekeyDisk(disk, { from: old, to: next }, nextId),
   );
   crashPoint('steps.rekey.changed');
 }
@@ -43,7 +44,10 @@ export async function adoptKey(context: OperationContext, { owner, requestId }: 
     await updateDisk(context.db, disk.id, { ...secrets, state: 'formatted' });
     crashPoint('steps.rekey.named');
   }
-  const { disk: named } = await needPlacedDisk(context, owner);
+  const { disk: named, agent } = await needPlacedDisk(context, owner);
+  // What the old secret opens goes before it does, so that at no instant it is left with a header somewhere.
+  await agent.forgetHeaders(named);
+  crashPoint('steps.rekey.headers-forgotten');
   if (isOpen) await context.keys.closeOthers(named, requestId);
   else await context.keys.close([named], requestId);
   if (named.otherSecretId === null) return;
@@ -55,11 +59,12 @@ export async function adoptKey(context: OperationContext, { owner, requestId }: 
 export async function restoreOldKey(context: OperationContext, rekey: Rekey, isOpen: boolean): Promise<void> {
   const { owner, projectId, requestId } = rekey;
   const { disk, agent } = await needPlacedDisk(context, owner);
-  const { otherSecretId } = disk;
-  if (disk.state !== 'rekeying' || otherSecretId === null) return;
+  const { secretId, otherSecretId } = disk;
+  if (disk.state !== 'rekeying' || secretId === null || otherSecretId === null) return;
   await context.keys.lendBoth(disk, projectId, requestId, ({ old, next }) =>
-    agent.rekeyDisk(disk, { from: next, to: old }),
+    agent.rekeyDisk(disk, { from: next, to: old }, secretId),
   );
+  await agent.forgetHeaders(disk);
   await updateDisk(context.db, disk.id, { state: 'formatted', other_secret_id: null });
   if (isOpen) await context.keys.closeOthers(disk, requestId);
   else await context.keys.close([disk], requestId);

@@ -34,6 +34,8 @@ export type VolumeInput = {
   readonly snapshotId?: SnapshotId;
   /** Of a retype: what it is to be. */
   readonly retype?: { readonly typeId: VolumeTypeId };
+  /** Of the restoring of a header: which one; the last, where it is absent. */
+  readonly headerVersion?: number;
   /** Of the acceptance of a transfer: whose it becomes. */
   readonly recipient?: { readonly projectId: ProjectId; readonly userId: UserId };
 };

@@ -1,4 +1,4 @@
-import type { FileFormat } from '#core/disk.ts';
+import type { FileFormat, HeaderBackup } from '#core/disk.ts';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
 import type { BackupId, ImageId, ServerId, SnapshotId, VolumeId, VolumeTypeId } from '#core/ids.ts';
 import type { Image, ImageVisibility } from '#core/image.ts';
@@ -144,6 +144,14 @@ export interface ContentOperations {
   reimage(id: VolumeId, request: ReimageRequest, requester: Requester): Promise<void>;
 }
 
+/** The headers of encrypted volumes, which their host keeps copies of. *Throws* bad-request for a volume without one. */
+export interface HeaderOperations {
+  /** Oldest first. */
+  list(id: VolumeId): Promise<readonly HeaderBackup[]>;
+  /** Puts a kept header back; null: the last. *Throws* disk-in-use (409) while a guest has it; header-backup-missing (404). */
+  restore(id: VolumeId, version: number | null, requester: Requester): Promise<void>;
+}
+
 /** All of block storage. */
 export type BlockStorageOperations = {
   readonly volumes: VolumeOperations;
@@ -151,4 +159,5 @@ export type BlockStorageOperations = {
   readonly transfers: TransferOperations;
   readonly backups: BackupOperations;
   readonly contents: ContentOperations;
+  readonly headers: HeaderOperations;
 };

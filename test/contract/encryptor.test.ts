@@ -41,6 +41,9 @@ function writeHeader({ header: { path, offset } }: Medium, bytes: Buffer): void 
 
 const combinations = storageUnderTest.flatMap((storage) => formatsUnderTest.map((format) => ({ storage, format })));
 
+/** Of a rekeying whose header nobody keeps. */
+const unkept = async () => {};
+
 for (const { storage, format } of combinations) {
   const attach = format === 'luks' && engineUnderTest === 'qemu' ? 'qemu' : 'device';
   const hasHeader = format !== 'plain';
@@ -121,7 +124,7 @@ for (const { storage, format } of combinations) {
       const facts = await encryptor().inspect(disk, medium);
       const old = header(medium);
       await withPlaintext(lab, disk, key, (path) => writeFile(path, 'MARKER', { flag: 'r+' }));
-      await encryptor().rekey?.(disk, medium, key, to);
+      await encryptor().rekey?.(disk, medium, key, to, unkept);
       await assert.rejects(encryptor().unlock(disk, medium, key), code('disk-wrong-key'));
       await assertLocked(disk);
       await withPlaintext(lab, disk, to, async (path) =>
@@ -131,18 +134,53 @@ for (const { storage, format } of combinations) {
       assert.deepEqual([uuid, activeKeySlots.length], [facts.uuid, 1]);
       // With the header of yesterday the old key opens it, as that of a backup does: the volume key is the same.
       const now = header(medium);
-      await encryptor().rekey?.(disk, medium, key, to);
+      await encryptor().rekey?.(disk, medium, key, to, unkept);
       assert.ok(header(medium).equals(now));
       writeHeader(medium, old);
       await withPlaintext(lab, disk, key, async (path) =>
         assert.equal((await readFile(path)).toString('latin1', 0, 6), 'MARKER'),
       );
       await assert.rejects(
-        async () => encryptor().rekey?.(disk, medium, Secret.generate(), to),
+        async () => encryptor().rekey?.(disk, medium, Secret.generate(), to, unkept),
         code('disk-wrong-key'),
       );
       assert.ok(header(medium).equals(old));
       if (attach === 'qemu') assert.deepEqual(readdirSync(`${lab.runDirectory}/scratch`), []);
+    });
+
+    test('what is kept of a header puts it back, whatever lies in its place; only with its key, and only whole', async () => {
+      const { restoreHeader, keptHeader } = encryptor();
+      if (!hasHeader) return assert.deepEqual([restoreHeader, keptHeader], [undefined, undefined]);
+      const { disk, medium, key } = await fresh();
+      const to = Secret.generate();
+      await withPlaintext(lab, disk, key, (path) => writeFile(path, 'MARKER', { flag: 'r+' }));
+      const before = await keptHeader?.(disk, medium);
+      const kept: Buffer[] = [];
+      await encryptor().rekey?.(disk, medium, key, to, async (bytes) => {
+        assert.equal((await encryptor().inspect(disk, medium)).activeKeySlots.length, 2, 'it is kept before');
+        kept.push(bytes);
+      });
+      const [after = Buffer.alloc(0), ...more] = kept;
+      assert.equal(more.length, 0);
+      assert.ok(after.equals((await keptHeader?.(disk, medium)) ?? Buffer.alloc(0)), 'it is what the medium has now');
+      assert.ok(before && !before.equals(after));
+      for (const wreck of [Buffer.alloc(header(medium).length), randomBytes(header(medium).length)]) {
+        writeHeader(medium, wreck);
+        for (const [bytes, one] of [
+          [after, key],
+          [before, to],
+          [after.subarray(1), to],
+          [wreck, to],
+        ] as const) {
+          await assert.rejects(async () => restoreHeader?.(disk, medium, bytes, one), code('header-backup-unusable'));
+        }
+        assert.ok(header(medium).equals(wreck), 'a refusal writes nothing');
+        for (let time = 0; time < 2; time++) await restoreHeader?.(disk, medium, after, to);
+        await withPlaintext(lab, disk, to, async (path) =>
+          assert.equal((await readFile(path)).toString('latin1', 0, 6), 'MARKER'),
+        );
+        await assert.rejects(encryptor().unlock(disk, medium, key), code('disk-wrong-key'));
+      }
     });
 
     test('rekeying a disk that is open disturbs nobody', async () => {
@@ -151,7 +189,7 @@ for (const { storage, format } of combinations) {
       const to = Secret.generate();
       const path = await encryptor().unlock(disk, medium, key);
       await writeFile(path, 'BEFORE', { flag: 'r+' });
-      await encryptor().rekey?.(disk, medium, key, to);
+      await encryptor().rekey?.(disk, medium, key, to, unkept);
       assert.equal((await readFile(path)).toString('latin1', 0, 6), 'BEFORE');
       await writeFile(path, 'AFTER!', { flag: 'r+' });
       await encryptor().lock(disk);
@@ -175,7 +213,7 @@ for (const { storage, format } of combinations) {
         const opens = (one: Secret) =>
           withPlaintext(lab, disk, one, () => true).catch((error: unknown) => !code('disk-wrong-key')(error));
         assert.deepEqual([await opens(key), await opens(to)], [fromOpens, toOpens], point);
-        await encryptor().rekey?.(disk, medium, key, to);
+        await encryptor().rekey?.(disk, medium, key, to, unkept);
         await encryptor().lock(disk);
         await assert.rejects(encryptor().unlock(disk, medium, key), code('disk-wrong-key'));
         await withPlaintext(lab, disk, to, () => {});

@@ -55,7 +55,7 @@ const textOf = ({ storage, encryption }: Kind) => `${storage}, ${encryption ?? '
 
 function someVolume(kind: Kind, sizeBytes = SIZE): DiskSpec {
   const numbers = { ordinal: 0, generation: 0, sizeBytes };
-  return { id: newId<DiskId>(), ownerId: newId<VolumeId>(), role: 'volume', ...numbers, ...kind };
+  return { id: newId<DiskId>(), ownerId: newId<VolumeId>(), secretId: newId(), role: 'volume', ...numbers, ...kind };
 }
 /** Where a volume lies, as an operator would look for it. */
 const fileOf = ({ backend, ownerId }: DiskSpec) => `${directory}/volumes/${backend}/volume-${ownerId}`;
@@ -159,13 +159,13 @@ for (const kind of kinds) {
     test('is given another key; a repeat is fine; without a header it is told that it cannot be', async () => {
       const [from, to] = [Secret.generate(), Secret.generate()];
       const disk = await blank(kind, from);
-      if (!isEncrypted) return await assert.rejects(host.agent.rekeyDisk(disk, { from, to }), /not encrypted/);
+      if (!isEncrypted) return await assert.rejects(host.agent.rekeyDisk(disk, { from, to }, newId()), /not encrypted/);
       const before = await plaintext(disk, from, { at: 0, text: 'MARKER' });
-      for (let time = 0; time < 2; time++) await host.agent.rekeyDisk(disk, { from, to });
+      for (let time = 0; time < 2; time++) await host.agent.rekeyDisk(disk, { from, to }, newId());
       assert.ok((await plaintext(disk, to)).equals(before));
       await assert.rejects(plaintext(disk, from), /Invalid password/);
       const [one, other] = [Secret.generate(), Secret.generate()];
-      await assert.rejects(host.agent.rekeyDisk(disk, { from: one, to: other }), code('disk-wrong-key'));
+      await assert.rejects(host.agent.rekeyDisk(disk, { from: one, to: other }, newId()), code('disk-wrong-key'));
       await host.agent.destroyDisk(disk);
     });
 
@@ -187,7 +187,15 @@ describe('volumes of a guest that runs', { timeout: 580_000 }, () => {
   const id = newId<ServerId>();
   const key = Secret.generate();
   const own = (role: 'root' | 'config-drive', sizeBytes: number): DiskSpec => {
-    const kind = { role, storage: 'raw', encryption: null, backend: null, ordinal: 0, generation: 0 } as const;
+    const kind = {
+      role,
+      storage: 'raw',
+      encryption: null,
+      secretId: null,
+      backend: null,
+      ordinal: 0,
+      generation: 0,
+    } as const;
     return { id: newId<DiskId>(), ownerId: id, sizeBytes, ...kind };
   };
   const disks = [own('root', 64 * MIB), own('config-drive', MIB)];
@@ -248,7 +256,7 @@ describe('volumes of a guest that runs', { timeout: 580_000 }, () => {
       await write(disk, LARGER - 512, 'LAST');
       await host.agent.growDisk(larger, SIZE, keys, id);
       const to = Secret.generate();
-      if (kind.encryption) await host.agent.rekeyDisk(larger, { from: key, to });
+      if (kind.encryption) await host.agent.rekeyDisk(larger, { from: key, to }, newId());
       assert.equal(await read(disk, 0, marker.length), marker);
       assert.equal(await holds(fileOf(disk), marker), kind.encryption === null);
 

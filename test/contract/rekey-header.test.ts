@@ -10,6 +10,7 @@ import { LUKS1_HEADER_BYTES, LUKS2_HEADER_BYTES } from '#core/sizes.ts';
 import { LUKS2_LAYOUT } from '#host/encryption/dm-crypt/luks2.ts';
 import { LUKS1_LAYOUT } from '#host/encryption/luks/encryptor.ts';
 import { changes, rekeyHeader } from '#host/encryption/rekey-header.ts';
+import { restoreHeader } from '#host/encryption/restore-header.ts';
 import { grantPrivilege } from '#host/grant.ts';
 import { someDisk } from '#test/support/disk-lab.ts';
 
@@ -48,7 +49,7 @@ for (const { layout, bytes, more, pbkdf, sectors } of cases) {
       assert.ok(status === 0 || status === 2, `cryptsetup ended with ${status}`);
       return status === 0;
     };
-    const rekey = (a = from, b = to) => rekeyHeader(disk, medium, { from: a, to: b }, layout, folder);
+    const rekey = (a = from, b = to) => rekeyHeader(disk, medium, { from: a, to: b }, layout, folder, async () => {});
     const format = () => {
       writeFileSync(path, '');
       truncateSync(path, bytes);
@@ -79,6 +80,25 @@ for (const { layout, bytes, more, pbkdf, sectors } of cases) {
       assertOverwritten(before, now);
       await rekey();
       assert.ok(readFileSync(path).equals(now), 'a repeat changed something');
+    });
+
+    test('of a header only what its key needs is kept, and that alone puts it back', async () => {
+      const whole = format();
+      const kept: Buffer[] = [];
+      await rekeyHeader(disk, medium, { from, to }, layout, folder, async (bytes) => void kept.push(bytes));
+      const [bytes = Buffer.alloc(0)] = kept;
+      assert.equal(bytes.length, whole.length);
+      assert.ok(material(bytes).equals(Buffer.alloc(material(bytes).length)), 'nothing of the old slot');
+      const inUse = bytes.reduce((sum, byte) => sum + Number(byte !== 0), 0);
+      assert.ok(inUse < 300_000, `${inUse} bytes of ${bytes.length}`);
+      writeFileSync(path, Buffer.alloc(bytes.length));
+      await assert.rejects(
+        restoreHeader(disk, medium, { header: bytes, key: from }, layout, folder),
+        /does not open it/,
+      );
+      assert.ok(readFileSync(path).equals(Buffer.alloc(bytes.length)));
+      await restoreHeader(disk, medium, { header: bytes, key: to }, layout, folder);
+      assert.deepEqual([opens(from), opens(to)], [false, true]);
     });
 
     test('with two wrong keys, or to the same key, changes nothing', async () => {

@@ -161,7 +161,7 @@ test('the bytes that a disk is made from arrive, with the keys of both; a change
   await remote.agent.createDisk(disk, content, keys);
   assert.ok(seen.bytes?.equals(bytes));
   assert.deepEqual(seen.keys, [bytesOf(other), bytesOf(one)]);
-  await remote.agent.rekeyDisk(disk, { from: one, to: other });
+  await remote.agent.rekeyDisk(disk, { from: one, to: other }, newId());
   assert.deepEqual(seen.change, [bytesOf(one), bytesOf(other)]);
   assert.throws(() => bytesOf(seen.lent), /after it was zeroed/);
 });

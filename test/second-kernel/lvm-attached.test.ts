@@ -43,7 +43,15 @@ const code = (expected: string) => (error: unknown) => error instanceof Nightlat
 
 function someVolume(encryption: EncryptionFormat | null, sizeBytes = SIZE): DiskSpec {
   const place = { backend: 'group' as BackendName, storage: 'lvm', role: 'volume' } as const;
-  return { id: newId<DiskId>(), ownerId: newId<VolumeId>(), ...numbers, ...place, sizeBytes, encryption };
+  return {
+    id: newId<DiskId>(),
+    ownerId: newId<VolumeId>(),
+    secretId: newId(),
+    ...numbers,
+    ...place,
+    sizeBytes,
+    encryption,
+  };
 }
 
 async function image(bytes: Buffer): Promise<ImageId> {
@@ -89,7 +97,7 @@ for (const format of ['luksv2', 'plain', 'luks', null] as const) {
     const both = new Map([...keys, [clone.id, to]]);
     if (format === 'plain') {
       await assert.rejects(agent.createDisk(clone, { kind: 'clone', from: disk }, both), code('not-implemented'));
-      await assert.rejects(agent.rekeyDisk(disk, { from: key, to }), code('not-implemented'));
+      await assert.rejects(agent.rekeyDisk(disk, { from: key, to }, newId()), code('not-implemented'));
     } else {
       await agent.createDisk(clone, { kind: 'clone', from: disk }, both);
       assert.equal(await beginning(clone, to), 'MARKER');
@@ -99,7 +107,7 @@ for (const format of ['luksv2', 'plain', 'luks', null] as const) {
     assert.deepEqual(crypt(), []);
 
     const id = newId<ServerId>();
-    const place = { backend: null, role: 'root', storage: 'raw', encryption: null } as const;
+    const place = { backend: null, role: 'root', storage: 'raw', encryption: null, secretId: null } as const;
     const root: DiskSpec = { id: newId<DiskId>(), ownerId: id, ...numbers, ...place, sizeBytes: MIB };
     await agent.createDisk(root, { kind: 'image', imageId: await image(bootSector()) }, new Map());
     const shape = { vcpus: 1, memoryMib: 64, network: 'none', name: 'instance-00000001', displayName: 'one' } as const;
@@ -117,7 +125,7 @@ for (const format of ['luksv2', 'plain', 'luks', null] as const) {
       for (let time = 0; time < 2; time++) await agent.growDisk(larger, SIZE, keys, id);
       for (const line of crypt()) assert.match(line, new RegExp(`: 0 ${LARGER / 512} crypt`));
     }
-    if (hasHeader) await agent.rekeyDisk(disk, { from: key, to });
+    if (hasHeader) await agent.rekeyDisk(disk, { from: key, to }, newId());
     await assert.rejects(agent.detachVolume(id, volume), code('volume-not-released'));
     assert.equal(crypt().length, open);
     await agent.stopServer(id, [root, disk], 0);

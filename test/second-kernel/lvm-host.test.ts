@@ -6,7 +6,7 @@ import pino from 'pino';
 import { parseConfig } from '#config/load.ts';
 import type { DiskSpec } from '#core/disk.ts';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
-import { type DiskId, newId, type ServerId } from '#core/ids.ts';
+import { type DiskId, newId, type SecretId, type ServerId } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
 import { GIB, MIB } from '#core/sizes.ts';
 import type { DiskKeys, ServerSpec } from '#host/host-agent.ts';
@@ -49,6 +49,7 @@ function someServer(format: EncryptionFormat): Case {
       sizeBytes,
       storage: 'lvm',
       encryption: format,
+      secretId: newId<SecretId>(),
     };
   };
   const disks = [disk('root', 16 * MIB), disk('ephemeral', 16 * MIB)];

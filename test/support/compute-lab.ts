@@ -70,7 +70,14 @@ export async function openComputeLab(): Promise<ComputeLab> {
   const operations = new RecordedServerOperations(db);
   // Volumes are made and changed by the real service only.
   const none = {} as never;
-  const blockStorage = { volumes: none, snapshots: none, transfers: none, backups: none, contents: none };
+  const blockStorage = {
+    volumes: none,
+    snapshots: none,
+    transfers: none,
+    backups: none,
+    contents: none,
+    headers: none,
+  };
   const defaultVolumeType = '__DEFAULT__';
   const app = buildApi({
     services: [

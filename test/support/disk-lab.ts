@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { type DiskSpec, fileFormats, type StorageFormat } from '#core/disk.ts';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
-import { type DiskId, type HostPath, newId, type ServerId } from '#core/ids.ts';
+import { type DiskId, type HostPath, newId, type SecretId, type ServerId } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import { MIB, SECTOR } from '#core/sizes.ts';
 import { kernelLuksEncryptor } from '#host/encryption/dm-crypt/kernel-luks.ts';
@@ -121,6 +121,7 @@ export function someDisk(wanted: Partial<DiskSpec> = {}): DiskSpec {
     sizeBytes: 16 * MIB + 512,
     storage: 'raw',
     encryption: 'luks',
+    secretId: newId<SecretId>(),
     ...wanted,
   };
 }

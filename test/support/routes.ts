@@ -23,7 +23,14 @@ export async function allRoutes(): Promise<Route[]> {
   const nothing = {} as never;
   const identity = { db: nothing, identity: nothing, services: [], region: '', publicUrl: null };
   const image = { db: nothing, identity: nothing, images: nothing, publicUrl: null };
-  const operations = { volumes: nothing, snapshots: nothing, transfers: nothing, backups: nothing, contents: nothing };
+  const operations = {
+    volumes: nothing,
+    snapshots: nothing,
+    transfers: nothing,
+    backups: nothing,
+    contents: nothing,
+    headers: nothing,
+  };
   const common = { ...image, ...operations, defaultVolumeType: '', canForceUpload: false };
   const compute = { ...common, operations: nothing };
   const operator = operatorService({ ...image, hosts: nothing });

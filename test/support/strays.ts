@@ -16,7 +16,7 @@ import { findVolumeStrays } from '#test/support/volume-strays.ts';
 /**
  * Everything that does not belong: secrets without a disk or an image and either without its secret, files without a row
  * and rows without a file (see `findVolumeStrays` for logical volumes), guests without an active server, leases of servers
- * that do not run, disks left unlocked, libvirt secrets. Empty when all is as it should be. The one
+ * that do not run, disks left unlocked, libvirt secrets, kept headers that open nothing or are missing. Empty when all is as it should be. The one
  * host has its data directory at `hostDirectory`.
  */
 export async function findStrays(service: TestService, hostDirectory = service.stateDirectory): Promise<string[]> {
@@ -102,6 +102,7 @@ export async function findStrays(service: TestService, hostDirectory = service.s
   if (files.length !== inFiles.length)
     strays.push(`${files.length} files for ${inFiles.length} disks: ${files.join(', ')}`);
   if (service.imagesType === 'lvm') strays.push(...(await findVolumeStrays(onHost, leases)));
+  strays.push(...(await headerStrays(hostDirectory, disks)));
   strays.push(...(await unlockedDisks(hostDirectory)).map((id) => `disk ${id} is unlocked`));
   strays.push(...(await libvirtSecrets(hostDirectory)).map((usage) => `libvirt keeps the secret ${usage}`));
   return strays;
@@ -141,6 +142,23 @@ async function volumeStrays(db: Database, disks: readonly DiskRow[]): Promise<st
   for (const { id, name, status } of volumes) {
     if (status === 'in-use' && !attachments.some(({ volume_id }) => volume_id === id))
       strays.push(`${name} is in-use by nothing`);
+  }
+  return strays;
+}
+
+/** Kept headers of no disk or of a secret that is not the disk's, disks whose header is not kept. */
+async function headerStrays(hostDirectory: string, disks: readonly DiskRow[]): Promise<string[]> {
+  const kept = (await filesIn(hostDirectory, 'headers')).map((path) => path.split('/').slice(-2));
+  const strays: string[] = [];
+  for (const [diskId, name = ''] of kept) {
+    const disk = disks.find(({ id }) => id === diskId);
+    if (!disk) strays.push(`header ${name} is kept of no disk`);
+    else if (!name.endsWith(`-${disk.secret_id}`)) strays.push(`${disk.role} disk ${diskId} has the header ${name}`);
+  }
+  for (const { id, role, state, encryption } of disks) {
+    const hasHeader = state === 'formatted' && (encryption === 'luks' || encryption === 'luksv2');
+    if (hasHeader && !kept.some(([diskId]) => diskId === id))
+      strays.push(`the header of ${role} disk ${id} is not kept`);
   }
   return strays;
 }

@@ -55,9 +55,16 @@ test('damaged bytes are a LUKS2 header or none, never an error', () => {
     encryption: 'aes-xts-plain64',
     sector_size: 4096,
   };
-  bytes.write(JSON.stringify({ keyslots: { 0: { key_size: 64 } }, segments: { 0: segment } }), 4096);
+  bytes.write(
+    JSON.stringify({
+      keyslots: { 0: { key_size: 64, area: { offset: '32768', size: '258048' } } },
+      segments: { 0: segment },
+    }),
+    4096,
+  );
   const facts = parseLuks2Header(bytes);
   assert.deepEqual([facts?.payloadOffsetBytes, facts?.sectorBytes, facts?.keyBits], [16777216, 4096, 512]);
+  assert.deepEqual(facts?.slotAreas, [{ start: 32768, end: 290816 }]);
   fc.assert(
     fc.property(fc.nat({ max: 4400 }), fc.uint8Array({ minLength: 1, maxLength: 64 }), (at, noise) => {
       const damaged = Buffer.from(bytes);

@@ -23,6 +23,7 @@ test('a plain disk gets back the table that cryptsetup gave it, key included', a
       sizeBytes: 64 * 1024 ** 2,
       storage: 'lvm',
       encryption: 'plain',
+      secretId: null,
     } as const),
   };
   const loaded: string[] = [];

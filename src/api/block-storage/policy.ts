@@ -43,8 +43,10 @@ export const blockStoragePolicy = {
   'volume:force_delete': 'admin',
   'volume:extend': 'project-member',
   'volume:retype': 'project-member',
-  // Not Cinder's: another key for a volume.
+  // Not Cinder's: another key for a volume, and its header.
   'volume:rekey': 'project-member',
+  'volume:header_backups': 'project-member',
+  'volume:restore_header': 'project-member',
   'volume:update_readonly_flag': 'project-member',
   'volume:get_volume_metadata': 'project-reader',
   'volume:create_volume_metadata': 'project-member',

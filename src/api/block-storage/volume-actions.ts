@@ -66,6 +66,22 @@ export const volumeActionCalls: Readonly<Record<string, VolumeAction>> = {
       return null;
     },
   },
+  'nightlatch:header_backups': {
+    policy: 'volume:header_backups',
+    status: 200,
+    run: async ({ services, volume }) => ({
+      header_backups: (await services.headers.list(volume.id)).map(({ version, secretId, storedAt, isCurrent }) => {
+        return { version, encryption_key_id: secretId, created_at: storedAt, is_current: isCurrent };
+      }),
+    }),
+  },
+  'nightlatch:restore_header': {
+    policy: 'volume:restore_header',
+    run: async ({ services, volume, context, body }) => {
+      await services.headers.restore(volume.id, body['nightlatch:restore_header']?.version ?? null, context);
+      return null;
+    },
+  },
   'os-force_delete': {
     policy: 'volume_extension:volume_admin_actions:force_delete',
     run: async ({ services, volume, context }) => {

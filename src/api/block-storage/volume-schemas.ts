@@ -120,6 +120,12 @@ export const VolumeActionBody = Type.Object(
       exactly({ image_id: Type.String({ maxLength: 64 }), reimage_reserved: Type.Optional(BooleanWord) }),
     ),
     'nightlatch:rekey': anything,
+    'nightlatch:header_backups': anything,
+    'nightlatch:restore_header': Type.Optional(
+      exactly({
+        version: Type.Optional(Type.Union([Type.Integer({ minimum: 1, maximum: 999_999_999 }), Type.Null()])),
+      }),
+    ),
     'os-force_delete': anything,
     'os-reserve': anything,
     'os-unreserve': anything,

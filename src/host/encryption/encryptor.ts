@@ -2,6 +2,7 @@ import type { DiskSpec } from '#core/disk.ts';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
 import type { HostPath } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
+import type { KeepHeader } from '#host/encryption/rekey-header.ts';
 import type { DiskAttachment, HeaderRegion } from '#host/storage/storage-driver.ts';
 
 /** The medium of a disk, as an encryptor needs to know it. */
@@ -66,8 +67,18 @@ export interface Encryptor {
    * Makes `to` the only key that opens the disk; what is on it, and its volume key, stay. Whether it is unlocked does not
    * matter. Absent for a format without a header. *Repeat*: a disk that only `to` opens is fine. *Crash*: `from` or `to` opens
    * it, and a repeat goes on. *Throws* disk-wrong-key when neither does; disk-header-missing; disk-full.
+   * `keep` is given what `keptHeader` will return, before the medium has it.
    */
-  rekey?(disk: DiskSpec, medium: Medium, from: Secret, to: Secret): Promise<void>;
+  rekey?(disk: DiskSpec, medium: Medium, from: Secret, to: Secret, keep: KeepHeader): Promise<void>;
+
+  /** What `restoreHeader` needs to put the header back. Absent for a format without one. *Throws* disk-header-missing. */
+  keptHeader?(disk: DiskSpec, medium: Medium): Promise<Buffer>;
+
+  /**
+   * Writes a header that `keptHeader` or `rekey` gave, whatever lies in its place, once `key` has opened it in memory. The disk
+   * is locked. *Repeat*: fine. *Crash*: a repeat goes on. *Throws* header-backup-unusable, with nothing written; disk-full.
+   */
+  restoreHeader?(disk: DiskSpec, medium: Medium, header: Buffer, key: Secret): Promise<void>;
 
   /** Overwrites the header, durably, so that no key opens the disk ever again. *Repeat*: fine. */
   destroy(disk: DiskSpec, medium: Medium): Promise<void>;

@@ -17,7 +17,12 @@ export type LuksLayout = {
   readonly metadata: readonly { readonly start: number; readonly end: number }[];
   /** Numbers of the key slots in use; null: this is no such header. */
   readonly slots: (header: Buffer) => readonly number[] | null;
+  /** Where the key material of those slots lies; empty when this is no such header. */
+  readonly areas: (header: Buffer) => readonly { readonly start: number; readonly end: number }[];
 };
+
+/** Takes what of a header has to be kept before the header is written. See `keptPart`. */
+export type KeepHeader = (header: Buffer) => Promise<void>;
 
 /** Bytes of a header that are to be another, and where. */
 export type Change = { readonly at: number; readonly bytes: Buffer };
@@ -33,7 +38,8 @@ const CHUNK = 4096;
  * Makes `to` the only key that opens a header, with the volume key as it is. All of it is done and tried on a copy in
  * memory; what reached the medium is read back.
  *
- * The new slot is durable before the old one is touched, and key material always before the metadata that speaks of it:
+ * The new slot is durable before the old one is touched, and key material always before the metadata that speaks of it.
+ * `keep` is given what only `to` opens before the medium is without the old slot.
  * *Crash*: `from` or `to` opens it, or both, and a *repeat* goes on from there, which ends with the old key material
  * overwritten. *Throws* disk-wrong-key when neither opens it; disk-full, with `from` still in force.
  */
@@ -43,6 +49,7 @@ export async function rekeyHeader(
   { from, to }: { readonly from: Secret; readonly to: Secret },
   layout: LuksLayout,
   runDirectory: HostPath,
+  keep: KeepHeader,
 ): Promise<void> {
   const doing = `Rekeying disk ${disk.id}`;
   await using folder = await scratchFolder(runDirectory);
@@ -50,7 +57,9 @@ export async function rekeyHeader(
   await writeFile(copy, await readHeader(medium), { mode: 0o600, flag: 'wx' });
   const slotOf = (key: Secret) => openedSlot(copy, key, layout, doing);
   const store = (half: InnerCrashPoint) =>
-    tellingDiskFull(doing, medium.header.path, () => writeBack(medium, copy, layout, half, doing));
+    tellingDiskFull(doing, medium.header.path, async () =>
+      writeHeader(medium, await readFile(copy), layout, half, doing),
+    );
   let kept = await slotOf(to);
   if (kept === null) {
     if ((await slotOf(from)) === null) throw new NightlatchError('disk-wrong-key', { disk: disk.id });
@@ -67,12 +76,25 @@ export async function rekeyHeader(
   }
   if ((await slotOf(to)) !== kept) throw new Error(`${doing}: the slot that was kept opens no more`);
   if ((await slotOf(from)) !== null) throw new Error(`${doing}: the old key still opens it; is it the new one?`);
+  await keep(keptPart(await readFile(copy), layout));
   await store('encryptor.rekey.old-overwritten');
   crashPoint('encryptor.rekey.removed');
 }
 
-/** Which slot a key opens; null: none. */
-async function openedSlot(copy: string, key: Secret, { type }: LuksLayout, doing: string): Promise<number | null> {
+/** What of a header a key needs, as long as the header: its metadata and the key material of its slots, the rest zeros. */
+export function keptPart(header: Buffer, { metadata, areas }: LuksLayout): Buffer {
+  const kept = Buffer.alloc(header.length);
+  for (const { start, end } of [...metadata, ...areas(header)]) header.copy(kept, start, start, end);
+  return kept;
+}
+
+/** Which slot of a header in a file a key opens; null: none. */
+export async function openedSlot(
+  copy: string,
+  key: Secret,
+  { type }: LuksLayout,
+  doing: string,
+): Promise<number | null> {
   const args = ['open', '-v', '--type', type, '--test-passphrase', '--key-file=-', copy];
   const { code, stdout, stderr } = await run('cryptsetup', args, {
     doing,
@@ -93,20 +115,20 @@ async function addKey(copy: string, from: Secret, to: Secret, { type }: LuksLayo
   await run('cryptsetup', args, { doing, stdin: from, fd3: to, timeoutMs: TIMEOUT_MS });
 }
 
-async function readHeader({ header }: Medium): Promise<Buffer> {
+export async function readHeader({ header }: Medium): Promise<Buffer> {
   await using file = await open(header.path, 'r');
   return await readUpTo(file, header.length, header.offset);
 }
 
-async function writeBack(
+/** Makes `after` the header of a medium, durably, in the order of `changes`, and reads it back. */
+export async function writeHeader(
   medium: Medium,
-  copy: string,
+  after: Buffer,
   layout: LuksLayout,
   half: InnerCrashPoint,
   doing: string,
 ): Promise<void> {
   const { header } = medium;
-  const after = await readFile(copy);
   await using file = await open(header.path, 'r+');
   for (const part of changes(await readHeader(medium), after, layout)) {
     for (const { at, bytes } of part) await writeAll(file, bytes, header.offset + at);

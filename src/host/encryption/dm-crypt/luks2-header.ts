@@ -1,7 +1,11 @@
 import { z } from 'zod';
 import type { HeaderFacts } from '#host/encryption/encryptor.ts';
 
-export type Luks2Facts = HeaderFacts & { readonly sectorBytes: number };
+export type Luks2Facts = HeaderFacts & {
+  readonly sectorBytes: number;
+  /** Where the key material of the slots in use lies, in bytes. */
+  readonly slotAreas: readonly { readonly start: number; readonly end: number }[];
+};
 
 /** Bytes of the first copy of the metadata that every LUKS2 header we write has. */
 export const LUKS2_METADATA_BYTES = 16 * 1024;
@@ -10,12 +14,18 @@ export const LUKS2_METADATA_BYTES = 16 * 1024;
 export const LUKS_MAGIC = Buffer.from('LUKS\xba\xbe', 'latin1');
 const JSON_START = 4096;
 
+/** A number of bytes, in words of JSON, which has no integers so large. */
+const bytes = z.string().regex(/^\d{1,15}$/);
+
 const metadata = z.object({
-  keyslots: z.record(z.string().regex(/^\d+$/), z.object({ key_size: z.int().positive() })),
+  keyslots: z.record(
+    z.string().regex(/^\d+$/),
+    z.object({ key_size: z.int().positive(), area: z.object({ offset: bytes, size: bytes }) }),
+  ),
   segments: z.object({
     0: z.object({
       type: z.literal('crypt'),
-      offset: z.string().regex(/^\d+$/),
+      offset: bytes,
       encryption: z.string(),
       sector_size: z.int().positive(),
     }),
@@ -45,6 +55,9 @@ export function parseLuks2Header(bytes: Buffer): Luks2Facts | null {
     payloadOffsetBytes: Number(segments[0].offset),
     activeKeySlots: Object.keys(keyslots).map(Number),
     sectorBytes: segments[0].sector_size,
+    slotAreas: Object.values(keyslots).map(({ area: { offset, size } }) => {
+      return { start: Number(offset), end: Number(offset) + Number(size) };
+    }),
   };
 }
 

@@ -7,7 +7,8 @@ import { type MappingOptions, openMapping } from '#host/encryption/dm-crypt/open
 import { sectorBytesFor } from '#host/encryption/dm-crypt/sectors.ts';
 import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import { overwriteHeader } from '#host/encryption/overwrite-header.ts';
-import { type LuksLayout, rekeyHeader } from '#host/encryption/rekey-header.ts';
+import { keptPart, type LuksLayout, readHeader, rekeyHeader } from '#host/encryption/rekey-header.ts';
+import { restoreHeader } from '#host/encryption/restore-header.ts';
 import { run } from '#host/exec.ts';
 import { hasCode, readUpTo } from '#host/files.ts';
 import { LUKS_MAGIC, LUKS2_METADATA_BYTES, type Luks2Facts, parseLuks2Header } from './luks2-header.ts';
@@ -26,6 +27,7 @@ export const LUKS2_LAYOUT: LuksLayout = {
     { start: 0, end: LUKS2_METADATA_BYTES },
   ],
   slots: (header) => parseLuks2Header(header)?.activeKeySlots ?? null,
+  areas: (header) => parseLuks2Header(header)?.slotAreas ?? [],
 };
 
 /** LUKS2 by the kernel. */
@@ -63,12 +65,20 @@ export function luks2Encryptor(mappings: Mappings, options: MappingOptions, runD
     resume: (disk, _medium, key) => resumeLuks(mappings, disk, key),
     unlocked: async () => (await mappings.list()).map(({ diskId }) => diskId),
     inspect,
-    async rekey(disk, medium, from, to) {
+    async rekey(disk, medium, from, to, keep) {
       // Not `inspect`: a crash may have left the first copy of the metadata in two halves, and cryptsetup takes the second.
       if (!(await readMetadata(medium)).subarray(0, LUKS_MAGIC.length).equals(LUKS_MAGIC))
         throw headerMissing(disk, medium);
-      await rekeyHeader(disk, medium, { from, to }, LUKS2_LAYOUT, runDirectory);
+      await rekeyHeader(disk, medium, { from, to }, LUKS2_LAYOUT, runDirectory, keep);
     },
+
+    async keptHeader(disk, medium) {
+      await inspect(disk, medium);
+      return keptPart(await readHeader(medium), LUKS2_LAYOUT);
+    },
+
+    restoreHeader: (disk, medium, header, key) =>
+      restoreHeader(disk, medium, { header, key }, LUKS2_LAYOUT, runDirectory),
 
     destroy: (disk, medium) => overwriteHeader(disk, medium),
   };

@@ -5,9 +5,10 @@ import type { HostPath } from '#core/ids.ts';
 import { LUKS1_HEADER_BYTES } from '#core/sizes.ts';
 import type { Encryptor, HeaderFacts, Medium } from '#host/encryption/encryptor.ts';
 import { makeLuks1Header } from '#host/encryption/luks/format.ts';
-import { LUKS1_PHDR_BYTES, parseLuks1Header } from '#host/encryption/luks/header.ts';
+import { LUKS1_PHDR_BYTES, luks1SlotAreas, parseLuks1Header } from '#host/encryption/luks/header.ts';
 import { overwriteHeader } from '#host/encryption/overwrite-header.ts';
-import { type LuksLayout, rekeyHeader } from '#host/encryption/rekey-header.ts';
+import { keptPart, type LuksLayout, readHeader, rekeyHeader } from '#host/encryption/rekey-header.ts';
+import { restoreHeader } from '#host/encryption/restore-header.ts';
 import { hasCode, readUpTo, tellingDiskFull, writeAll } from '#host/files.ts';
 import type { BlockNode, FuseExports } from '#host/fuse-exports.ts';
 import { mediumNode } from '#host/storage/block-node.ts';
@@ -17,6 +18,7 @@ export const LUKS1_LAYOUT: LuksLayout = {
   type: 'luks1',
   metadata: [{ start: 0, end: 4096 }],
   slots: (header) => parseLuks1Header(header)?.activeKeySlots ?? null,
+  areas: luks1SlotAreas,
 };
 
 /** LUKSv1 by QEMU's own layer: no block device, no kernel module; raw and qcow2 alike. */
@@ -36,7 +38,7 @@ export function luksEncryptor({
         throw new Error(`the LUKS encryptor was given a disk of format ${disk.encryption}`);
       if (medium.header.length !== LUKS1_HEADER_BYTES) throw headerMissing(disk, medium);
       const header = await makeLuks1Header(key, runDirectory, doing);
-      await tellingDiskFull(doing, medium.header.path, () => writeHeader(medium, header));
+      await tellingDiskFull(doing, medium.header.path, () => writeFreshHeader(medium, header));
     },
 
     async unlock(disk, medium, key) {
@@ -54,10 +56,18 @@ export function luksEncryptor({
     unlocked: () => exports.exported(),
     inspect,
 
-    async rekey(disk, medium, from, to) {
+    async rekey(disk, medium, from, to, keep) {
       await inspect(disk, medium);
-      await rekeyHeader(disk, medium, { from, to }, LUKS1_LAYOUT, runDirectory);
+      await rekeyHeader(disk, medium, { from, to }, LUKS1_LAYOUT, runDirectory, keep);
     },
+
+    async keptHeader(disk, medium) {
+      await inspect(disk, medium);
+      return keptPart(await readHeader(medium), LUKS1_LAYOUT);
+    },
+
+    restoreHeader: (disk, medium, header, key) =>
+      restoreHeader(disk, medium, { header, key }, LUKS1_LAYOUT, runDirectory),
 
     destroy: overwriteHeader,
   };
@@ -79,7 +89,7 @@ async function readHeaderStart({ header }: Medium): Promise<Buffer> {
   }
 }
 
-async function writeHeader({ header }: Medium, bytes: Buffer): Promise<void> {
+async function writeFreshHeader({ header }: Medium, bytes: Buffer): Promise<void> {
   await using file = await open(header.path, 'r+');
   await writeAll(file, bytes, header.offset);
   await file.sync();

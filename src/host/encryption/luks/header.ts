@@ -1,4 +1,4 @@
-import { SECTOR } from '#core/sizes.ts';
+import { roundUpToSector, SECTOR } from '#core/sizes.ts';
 import type { HeaderFacts } from '#host/encryption/encryptor.ts';
 
 /** Bytes of the part of a LUKS1 header that tells what the rest is (`struct luks_phdr`). */
@@ -33,6 +33,16 @@ export function parseLuks1Header(bytes: Buffer): HeaderFacts | null {
     payloadOffsetBytes: bytes.readUInt32BE(104) * SECTOR,
     activeKeySlots,
   };
+}
+
+/** Where the key material of the slots in use lies, in bytes; empty when these bytes are no LUKS1 header. */
+export function luks1SlotAreas(bytes: Buffer): { readonly start: number; readonly end: number }[] {
+  const { activeKeySlots = [], keyBits = 0 } = parseLuks1Header(bytes) ?? {};
+  return activeKeySlots.map((slot) => {
+    const at = KEY_SLOTS_START + slot * KEY_SLOT_BYTES;
+    const start = bytes.readUInt32BE(at + 40) * SECTOR;
+    return { start, end: start + roundUpToSector(bytes.readUInt32BE(at + 44) * (keyBits / 8)) };
+  });
 }
 
 /** Numbers of the slots in use; null when one is neither in use nor free. */

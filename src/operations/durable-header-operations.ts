@@ -1,0 +1,60 @@
+import type { HeaderBackup } from '#core/disk.ts';
+import { badRequest, NightlatchError } from '#core/errors.ts';
+import type { VolumeId } from '#core/ids.ts';
+import { claimVolume } from '#db/volumes.ts';
+import type { OperationContext } from '#operations/context.ts';
+import type { Engine, Operation } from '#operations/engine.ts';
+import { pendingOn } from '#operations/plan-volume.ts';
+import { restoreHeader } from '#operations/restore-header.ts';
+import type { Requester } from '#operations/server-operations.ts';
+import { type PlacedDisk, placedDiskOf, type VolumeInput } from '#operations/volume-context.ts';
+import type { HeaderOperations } from '#operations/volume-operations.ts';
+import { guestThatHas } from '#operations/volume-steps.ts';
+
+/** Every operation on headers. */
+export function headerOperations(context: OperationContext): Operation<VolumeInput>[] {
+  return [restoreHeader(context)];
+}
+
+/** The headers of volumes, which their host keeps copies of. */
+export class DurableHeaderOperations implements HeaderOperations {
+  readonly #context: OperationContext;
+  readonly #engine: Engine;
+
+  constructor(context: OperationContext, engine: Engine) {
+    this.#context = context;
+    this.#engine = engine;
+  }
+
+  async list(id: VolumeId): Promise<readonly HeaderBackup[]> {
+    const { disk, agent } = await this.#encryptedDisk(id);
+    return await agent.headerBackups(disk);
+  }
+
+  async restore(id: VolumeId, version: number | null, { requestId }: Requester): Promise<void> {
+    const { disk, agent } = await this.#encryptedDisk(id);
+    const doing = `Restoring the header of volume ${id}`;
+    const server = (await guestThatHas(this.#context, id))?.server.id;
+    if (server !== undefined) {
+      throw new NightlatchError('disk-in-use', { doing, disk: disk.id, reason: `server ${server} runs with it` });
+    }
+    const kept = await agent.headerBackups(disk);
+    const wanted = version ?? kept.at(-1)?.version;
+    if (wanted === undefined || !kept.some((each) => each.version === wanted)) {
+      const reason = wanted === undefined ? 'no header backup of it' : `no header backup of version ${wanted}`;
+      throw new NightlatchError('header-backup-missing', { disk: disk.id, reason });
+    }
+    const operation = pendingOn<VolumeInput>('restore-header', { volumeId: id, requestId, headerVersion: wanted });
+    await claimVolume(this.#context.db, id, 'restore-header', operation);
+    await this.#engine.begin(operation);
+  }
+
+  async #encryptedDisk(id: VolumeId): Promise<PlacedDisk> {
+    const placed = await placedDiskOf(this.#context, id);
+    if (!placed) throw badRequest(`Invalid volume: Volume ${id} has no disk on any host.`);
+    const { encryption } = placed.disk;
+    if (encryption !== null && encryption !== 'plain') return placed;
+    const why = encryption === null ? 'is not encrypted' : 'has format plain, which has no header';
+    throw badRequest(`Invalid volume: Volume ${id} ${why}.`);
+  }
+}

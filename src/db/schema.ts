@@ -45,6 +45,7 @@ export type Schema = {
   flavors: FlavorsTable;
   flavor_access: FlavorAccessTable;
   keypairs: KeypairsTable;
+  instance_actions: InstanceActionsTable;
   hosts: HostsTable;
   servers: ServersTable;
   disks: DisksTable;
@@ -142,6 +143,17 @@ type FlavorsTable = {
 };
 
 type FlavorAccessTable = { flavor_id: string; project_id: ProjectId };
+
+type InstanceActionsTable = {
+  operation_id: string;
+  server_id: ServerId;
+  /** Nova's name of it. */
+  action: string;
+  request_id: string;
+  user_id: UserId;
+  project_id: ProjectId;
+  started_at: CreatedAt;
+};
 
 type KeypairsTable = {
   id: GeneratedAlways<number>;

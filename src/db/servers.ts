@@ -57,13 +57,13 @@ export async function claimServer(
   action: ServerAction,
   operation: (underWay: PendingOperation | null, server: Server) => PendingOperation,
   replacement: ServerReplacement | null = null,
-  plan: (tx: Queryable, server: Server) => Promise<void> = async () => {},
+  plan: (tx: Queryable, server: Server, claim: PendingOperation) => Promise<void> = async () => {},
 ): Promise<PendingOperation> {
   return await db.transaction().execute(async (tx) => {
     const server = await lockServer(tx, id);
     checkServerAction(action, { id, vmState: server.vm_state, taskState: server.task_state });
     const claim = operation(server.operation, server);
-    await plan(tx, server);
+    await plan(tx, server, claim);
     await tx
       .updateTable('servers')
       .set({

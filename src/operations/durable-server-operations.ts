@@ -1,7 +1,7 @@
 import type { Duplex } from 'node:stream';
 import { NightlatchError } from '#core/errors.ts';
 import { type DiskId, type ImageId, newId, type ServerId } from '#core/ids.ts';
-import { answersOnConsole, type ServerAction } from '#core/server.ts';
+import { answersOnConsole, type ServerAction, serverActions } from '#core/server.ts';
 import { insertDisks, type NewDisk } from '#db/disks.ts';
 import type { PendingOperation } from '#db/schema.ts';
 import { claimServer, findServer, insertServer, type Server, type ServerReplacement, stateOf } from '#db/servers.ts';
@@ -22,10 +22,11 @@ import {
   unpauseServer,
 } from '#operations/power-server.ts';
 import { rebuildServer } from '#operations/rebuild-server.ts';
+import { recordAction } from '#operations/record-action.ts';
 import { rescueServer, unrescueServer } from '#operations/rescue-server.ts';
 import { confirmResize, resizeServer, revertResize } from '#operations/resize-server.ts';
 import { resumeServer } from '#operations/resume-server.ts';
-import type { ImageRequest, Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
+import type { Actor, ImageRequest, Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
 import { planServerVolumes } from '#operations/server-volumes.ts';
 import { shelveServer, shelveVolumeServer } from '#operations/shelve-server.ts';
 import { suspendServer } from '#operations/suspend-server.ts';
@@ -111,6 +112,7 @@ export class DurableServerOperations implements ServerOperations {
         updated_at: new Date(),
       });
       await insertDisks(tx, newDisks(id, request, requester));
+      await recordAction(tx, 'create', id, operation, requester);
       return { server: inserted, begun: await planServerVolumes(tx, id, request, requester) };
     });
     await this.#engine.begin(...begun, operation);
@@ -120,7 +122,7 @@ export class DurableServerOperations implements ServerOperations {
   async act(
     action: ServerAction,
     serverId: ServerId,
-    requester: Pick<Requester, 'requestId'>,
+    requester: Actor,
     particulars: Particulars = {},
     replacement: ServerReplacement | null = null,
   ): Promise<void> {
@@ -139,7 +141,8 @@ export class DurableServerOperations implements ServerOperations {
         return pending(operationOf[action], serverId, requester.requestId, underWay?.id ?? null, all);
       },
       replacement,
-      async (tx, server) => {
+      async (tx, server, claimed) => {
+        await recordAction(tx, serverActions[action].novaName, serverId, claimed, requester);
         if (action === 'shelve' && server.image_id !== null) await planImage(tx, server, imageId, shelvedImage(server));
       },
     );
@@ -147,15 +150,18 @@ export class DurableServerOperations implements ServerOperations {
     if (action === 'delete') await this.#awaitIfUnplaced(serverId, claim);
   }
 
-  async createImage(serverId: ServerId, request: ImageRequest, { requestId }: Requester): Promise<ImageId> {
+  async createImage(serverId: ServerId, request: ImageRequest, requester: Requester): Promise<ImageId> {
     const imageId = newId<ImageId>();
     const claim = await claimServer(
       this.#context.db,
       serverId,
       'create-image',
-      (underWay) => pending('create-image', serverId, requestId, underWay?.id ?? null, { imageId }),
+      (underWay) => pending('create-image', serverId, requester.requestId, underWay?.id ?? null, { imageId }),
       null,
-      (tx, server) => planImage(tx, server, imageId, request),
+      async (tx, server, claimed) => {
+        await recordAction(tx, 'createImage', serverId, claimed, requester);
+        await planImage(tx, server, imageId, request);
+      },
     );
     await this.#engine.begin(claim);
     return imageId;
@@ -169,6 +175,10 @@ export class DurableServerOperations implements ServerOperations {
     if ((claim.input as ServerInput).after !== null) return;
     const server = await findServer(this.#context.db, serverId);
     if (server?.host === null) await this.#engine.settled(claim.id);
+  }
+
+  outcomes(operations: readonly string[]) {
+    return this.#engine.outcomes(operations);
   }
 
   async consoleLog(server: Server, bytes: number): Promise<Buffer> {

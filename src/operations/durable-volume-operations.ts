@@ -14,6 +14,7 @@ import { freeDevice } from '#operations/device-names.ts';
 import type { Engine, Operation } from '#operations/engine.ts';
 import { extendVolume } from '#operations/extend-volume.ts';
 import { pendingOn, planVolume } from '#operations/plan-volume.ts';
+import { recordAction } from '#operations/record-action.ts';
 import { checkCanBeRekeyed, rekeyVolume } from '#operations/rekey-volume.ts';
 import { neededChange, retypeVolume } from '#operations/retype-volume.ts';
 import type { Requester } from '#operations/server-operations.ts';
@@ -77,7 +78,8 @@ export class DurableVolumeOperations implements VolumeOperations {
     await beginVolumeDeletion(this.#context, id, requester.requestId, how.force ? 'force-delete' : 'delete');
   }
 
-  async extend(id: VolumeId, sizeGib: number, { requestId }: Requester, admit: Admit): Promise<void> {
+  async extend(id: VolumeId, sizeGib: number, requester: Requester, admit: Admit): Promise<void> {
+    const { requestId } = requester;
     const operation = pendingOn<VolumeInput>('extend-volume', { volumeId: id, requestId, sizeGib });
     await claimVolume(this.#context.db, id, 'extend', operation, async (tx, volume) => {
       if (sizeGib <= volume.size_gib) {
@@ -86,11 +88,14 @@ export class DurableVolumeOperations implements VolumeOperations {
         );
       }
       await admit(tx);
+      const attachment = await attachmentOf(tx, id);
+      if (attachment?.server_id) await recordAction(tx, 'extend_volume', attachment.server_id, operation, requester);
     });
     await this.#engine.begin(operation);
   }
 
-  async attach(id: VolumeId, request: AttachmentRequest, { requestId, projectId }: Requester): Promise<Attachment> {
+  async attach(id: VolumeId, request: AttachmentRequest, requester: Requester): Promise<Attachment> {
+    const { requestId, projectId } = requester;
     const attachment = { id: newId<AttachmentId>(), serverId: request.serverId };
     const operation = pendingOn<VolumeInput>('attach-volume', { volumeId: id, requestId, attachment });
     let written: Attachment | null = null;
@@ -109,21 +114,24 @@ export class DurableVolumeOperations implements VolumeOperations {
         delete_on_termination: request.deleteOnTermination,
         boot_index: null,
       });
+      await recordAction(tx, 'attach_volume', server.id, operation, requester);
     });
     await this.#engine.begin(operation);
     if (!written) throw new Error('an attachment was claimed and not written');
     return written;
   }
 
-  async detach(id: VolumeId, serverId: ServerId, { requestId }: Requester): Promise<void> {
+  async detach(id: VolumeId, serverId: ServerId, requester: Requester): Promise<void> {
     const attachment = await attachmentOf(this.#context.db, id);
     if (!attachment || attachment.server_id !== serverId) throw notFound('volume_id', id);
+    const { requestId } = requester;
     const input = { volumeId: id, requestId, attachment: { id: attachment.id, serverId } };
     const operation = pendingOn<VolumeInput>('detach-volume', input);
     await claimVolume(this.#context.db, id, 'detach', operation, async (tx) => {
       const server = await lockServer(tx, serverId);
       checkServerState(server, 'detach_volume');
       await updateAttachment(tx, attachment.id, { status: 'detaching' });
+      await recordAction(tx, 'detach_volume', serverId, operation, requester);
     });
     await this.#engine.begin(operation);
   }

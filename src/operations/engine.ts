@@ -20,6 +20,9 @@ export type Step<Input> = {
   undo?(input: Input): Promise<void>;
 };
 
+/** How an operation went; `endedAt` null: it goes on. */
+export type Outcome = { readonly endedAt: Date | null; readonly failure: Failure | null };
+
 /** A durable multi-step change. When a step fails, the steps begun so far are undone in reverse, then `failed` runs. */
 export type Operation<Input> = {
   readonly name: string;
@@ -42,7 +45,7 @@ const OPERATIONS_VERSION = '1';
  */
 export class Engine {
   readonly #log: Logger;
-  readonly #workflows = new Map<string, (input: unknown) => Promise<void>>();
+  readonly #workflows = new Map<string, (input: unknown) => Promise<Failure | null>>();
   /** DBOS refuses to start an operation, or to tell of one, from within a step of another; asked from here, it does. */
   readonly #outsideSteps = AsyncLocalStorage.snapshot();
   #abandoned = false;
@@ -62,7 +65,7 @@ export class Engine {
   register<Input>(operation: Operation<Input>): void {
     const workflow = async (input: Input) => this.#execute(operation, input);
     const registered = DBOS.registerWorkflow(workflow, { name: operation.name });
-    this.#workflows.set(operation.name, registered as (input: unknown) => Promise<void>);
+    this.#workflows.set(operation.name, registered as (input: unknown) => Promise<Failure | null>);
   }
 
   /** Connects, and goes on with every operation that a crash interrupted. */
@@ -98,13 +101,27 @@ export class Engine {
     return status !== null && status.status !== 'PENDING' && status.status !== 'ENQUEUED';
   }
 
+  /** How operations went that were started under these ids. */
+  async outcomes(ids: readonly string[]): Promise<ReadonlyMap<string, Outcome>> {
+    if (ids.length === 0) return new Map();
+    const known = await DBOS.listWorkflows({ workflowIDs: [...ids], loadInput: false, loadOutput: true });
+    return new Map(
+      known.map(({ workflowID, status, output, completedAt }) => {
+        const hasEnded = status !== 'PENDING' && status !== 'ENQUEUED';
+        const endedAt = hasEnded && completedAt !== undefined ? new Date(completedAt) : null;
+        return [workflowID, { endedAt, failure: (output ?? null) as Failure | null }];
+      }),
+    );
+  }
+
   /** Stops taking on work, gives running operations a moment; what is not done by then goes on at the next launch. */
   async stop(): Promise<void> {
     await DBOS.shutdown({ deregister: true, workflowCompletionTimeoutMS: SHUTDOWN_GRACE_MS });
     this.#abandoned = true;
   }
 
-  async #execute<Input>(operation: Operation<Input>, input: Input): Promise<void> {
+  /** What it returns is recorded as the operation's outcome: why it failed; null: it did not. */
+  async #execute<Input>(operation: Operation<Input>, input: Input): Promise<Failure | null> {
     const begun: Step<Input>[] = [];
     for (const step of operation.steps) {
       begun.push(step);
@@ -115,8 +132,9 @@ export class Engine {
         await this.#attempt(`${operation.name}.${done.name}.undo`, async () => done.undo?.(input), UNDO_RETRY_AFTER_MS);
       }
       await this.#attempt(`${operation.name}.failed`, () => operation.failed(input, failure), UNDO_RETRY_AFTER_MS);
-      return;
+      return failure;
     }
+    return null;
   }
 
   /** Runs one recorded step, again after a pause while its failure is a passing one. Null: it succeeded. */

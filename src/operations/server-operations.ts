@@ -5,10 +5,14 @@ import type { ServerAction } from '#core/server.ts';
 import type { ServerFlavor } from '#db/schema.ts';
 import type { Server, ServerReplacement } from '#db/servers.ts';
 import type { Particulars } from '#operations/context.ts';
+import type { Outcome } from '#operations/engine.ts';
 import type { Admit, VolumeRequest } from '#operations/volume-operations.ts';
 
 /** Who asks, for the audit trail. */
 export type Requester = { readonly userId: UserId; readonly projectId: ProjectId; readonly requestId: string };
+
+/** Who asks; of what the service does by itself there is no user. */
+export type Actor = Requester | { readonly requestId: string };
 
 /** A volume that a new server is to have: one that is there, or one that is made for it. */
 export type ServerVolume = {
@@ -81,6 +85,9 @@ export interface ServerOperations {
 
   /** As `act`, for an image of the server's root disk; returns its id. */
   createImage(serverId: ServerId, request: ImageRequest, requester: Requester): Promise<ImageId>;
+
+  /** How operations went that are known by these ids. */
+  outcomes(operations: readonly string[]): Promise<ReadonlyMap<string, Outcome>>;
 
   /** The last `bytes` bytes of the serial console; empty when the server has no host yet. */
   consoleLog(server: Server, bytes: number): Promise<Buffer>;

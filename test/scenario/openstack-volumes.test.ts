@@ -81,6 +81,25 @@ describe('openstack volume', { timeout: 600_000 }, () => {
     assert.deepEqual(await findStrays(lab.servers.service), []);
   });
 
+  it('server event list: what was done to the server, and how it went', async () => {
+    const listed = (await openstack.json('server', 'event', 'list', 'web')) as {
+      Action: string;
+      'Request ID': string;
+    }[];
+    assert.deepEqual(
+      listed.map(({ Action }) => Action),
+      ['extend_volume', 'start', 'stop', 'attach_volume', 'create'],
+    );
+    const shown = (await openstack.json('server', 'event', 'show', 'web', listed[0]?.['Request ID'] ?? '')) as {
+      events: { event: string; result: string; finish_time: string | null }[];
+    };
+    assert.deepEqual(
+      shown.events.map(({ event, result }) => [event, result]),
+      [['compute_extend_volume', 'Success']],
+    );
+    assert.ok(shown.events[0]?.finish_time);
+  });
+
   it('rekey: while the guest has it, only the new key opens it afterwards', async () => {
     const old = await lab.secretOf(volume);
     const { code, stderr } = await nightlatch('volume', 'rekey', 'data', '--config', lab.servers.service.configFile);

@@ -14,6 +14,7 @@ import {
 } from '#db/servers.ts';
 import type { Particulars } from '#operations/context.ts';
 import { serverColumns } from '#operations/durable-server-operations.ts';
+import type { Outcome } from '#operations/engine.ts';
 import type { ImageRequest, Requester, ServerOperations, ServerRequest } from '#operations/server-operations.ts';
 
 /**
@@ -65,6 +66,12 @@ export class RecordedServerOperations implements ServerOperations {
     await this.act('create-image', serverId, requester);
     this.images.push(request);
     return newId<ImageId>();
+  }
+
+  readonly ended = new Map<string, Outcome>();
+
+  async outcomes(): Promise<ReadonlyMap<string, Outcome>> {
+    return this.ended;
   }
 
   async consoleLog(_server: Server, bytes: number): Promise<Buffer> {

@@ -87,6 +87,8 @@ export const computePolicy = {
   'os_compute_api:os-quota-sets:show': 'project-reader',
   'os_compute_api:os-quota-sets:defaults': 'anyone',
   'os_compute_api:os-server-groups:index': 'project-reader',
+  'os_compute_api:os-instance-actions:list': 'project-reader',
+  'os_compute_api:os-instance-actions:show': 'project-reader',
   'os_compute_api:os-keypairs:index': 'self',
   'os_compute_api:os-keypairs:show': 'self',
   'os_compute_api:os-keypairs:create': 'self',

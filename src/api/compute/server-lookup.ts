@@ -6,9 +6,16 @@ import { findServer, type Server } from '#db/servers.ts';
 
 /** The server, when the caller may know that it exists. @throws not-there (404), for another project's too. */
 export async function getServer(db: Queryable, id: string, context: RequestContext): Promise<Server> {
+  const server = await getServerOrDeleted(db, id, context);
+  if (server.vm_state === 'deleted') throw noServer(id);
+  return server;
+}
+
+/** As `getServer`, of one that may be deleted. */
+export async function getServerOrDeleted(db: Queryable, id: string, context: RequestContext): Promise<Server> {
   const server = isUuid(id) ? await findServer(db, id as ServerId) : null;
   const isHidden = server?.project_id !== context.projectId && !context.isAdmin;
-  if (!server || server.vm_state === 'deleted' || isHidden) throw noServer(id);
+  if (!server || isHidden) throw noServer(id);
   return server;
 }
 

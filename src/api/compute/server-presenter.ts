@@ -106,7 +106,7 @@ function laterFields(request: FastifyRequest, server: Server): object {
 }
 
 /** Tells servers of one project on one host from those on another, without naming the host. */
-function hostIdOf(server: Server): string {
+export function hostIdOf(server: Server): string {
   if (server.host === null) return '';
   return createHash('sha224').update(`${server.project_id}${server.host}`).digest('hex');
 }

@@ -8,6 +8,7 @@ import { addExtraSpecRoutes } from '#api/compute/extra-spec-routes.ts';
 import { addFlavorAccessRoutes } from '#api/compute/flavor-access-routes.ts';
 import { addFlavorRoutes } from '#api/compute/flavor-routes.ts';
 import { addHostRoutes } from '#api/compute/host-routes.ts';
+import { addInstanceActionRoutes } from '#api/compute/instance-action-routes.ts';
 import { addKeypairRoutes } from '#api/compute/keypair-routes.ts';
 import { addLimitRoutes } from '#api/compute/limit-routes.ts';
 import { LEGACY_MICROVERSION_HEADER, MIN_MICROVERSION, parseMicroversion } from '#api/compute/microversions.ts';
@@ -56,6 +57,7 @@ function v21(services: ComputeServices) {
     addHostRoutes(app, services);
     addVolumeAttachmentRoutes(app, services);
     addVolumeProxyRoutes(app, services);
+    addInstanceActionRoutes(app, services);
     addKeypairRoutes(app, services);
     addEmptyRoutes(app, services);
   };

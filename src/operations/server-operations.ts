@@ -11,6 +11,8 @@ import type { Admit, VolumeRequest } from '#operations/volume-operations.ts';
 /** Who asks, for the audit trail. */
 export type Requester = { readonly userId: UserId; readonly projectId: ProjectId; readonly requestId: string };
 
+export type { Outcome };
+
 /** Who asks; of what the service does by itself there is no user. */
 export type Actor = Requester | { readonly requestId: string };
 

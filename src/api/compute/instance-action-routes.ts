@@ -12,7 +12,7 @@ import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
 import type { Database } from '#db/database.ts';
 import { type InstanceAction, listInstanceActions } from '#db/instance-actions.ts';
 import type { Server } from '#db/servers.ts';
-import type { Outcome } from '#operations/engine.ts';
+import type { Outcome } from '#operations/server-operations.ts';
 
 type Ids = { id: string; request: string };
 

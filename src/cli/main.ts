@@ -1,4 +1,4 @@
-import { Command, Option } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { failWith, outputFormats } from '#cli/ui.ts';
 
 /** Every command ends with an exit code of its own: 0 done, 1 failed, 2 used wrongly. */
@@ -6,6 +6,15 @@ type Action<Args extends readonly unknown[]> = (...args: Args) => Promise<number
 
 const config = new Option('--config <file>', 'configuration file (default: /etc/nightlatch/nightlatch.toml, if there)');
 const format = new Option('-f, --format <format>', 'how to print').choices(outputFormats).default('table');
+const bandwidth = new Option(
+  '--bandwidth <MiB>',
+  'at most so many MiB per second under a guest, also once it runs; 0: no limit',
+).argParser(wholeNumber);
+
+function wholeNumber(text: string): number {
+  if (/^[0-9]{1,7}$/.test(text)) return Number(text);
+  throw new InvalidArgumentError('It must be a whole number.');
+}
 
 function buildProgram(): Command {
   const program = new Command('nightlatch')
@@ -74,8 +83,18 @@ function buildProgram(): Command {
   volume
     .command('rekey <volume>')
     .description('give a volume another key, also while a guest has it')
+    .option('--volume-key', 'another volume key too: all of its data is written anew')
+    .addOption(bandwidth)
+    .option('--cancel', 'end the writing anew; the volume is as it was')
     .addOption(config)
     .action(ending(async () => (await import('#cli/volume.ts')).rekeyVolume));
+  volume
+    .command('migration <volume>')
+    .description('how far the data of a volume is moved, by a rekey, a retype or a migration')
+    .addOption(bandwidth)
+    .option('--cancel', 'end it; the volume is as it was')
+    .addOption(config)
+    .action(ending(async () => (await import('#cli/volume-migration.ts')).volumeMigration));
   addHostCommands(program.command('host').description('compute hosts'));
   return program;
 }

@@ -1,51 +1,51 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { CloudClient, type JsonObject } from '#cli/cloud/client.ts';
 import { fail, say } from '#cli/ui.ts';
-import { loadConfig } from '#config/load.ts';
-import { readCloudsYaml } from '#main/clouds-yaml.ts';
-import { statePaths } from '#main/state-paths.ts';
+import { accepts, type FoundVolume, openVolume } from '#cli/volume-lookup.ts';
+import { cancelMigration, followMigration, setBandwidth } from '#cli/volume-migration.ts';
 
 const POLL_MS = 200;
 const TIMEOUT_MS = 120_000;
-/** From 3.64 on a volume shows which secret opens it. */
-const HEADERS = { 'openstack-api-version': 'volume 3.70' };
 
-/** Gives a volume another passphrase and waits until only that opens it; a guest that has the volume goes on meanwhile. */
-export async function rekeyVolume(volume: string, options: { config?: string }): Promise<number> {
-  const config = await loadConfig(options.config ?? null);
-  const cloud = new CloudClient(await readCloudsYaml(statePaths(config.DEFAULT.state_path).clouds));
-  const headers = { 'x-subject-token': await cloud.token() };
-  const { token } = await cloud.expect('identity', 'GET', '/v3/auth/tokens', { headers });
-  const base = `/v3/${token.project.id}/volumes`;
-  const found = await findVolumes(cloud, base, volume);
-  if (found.length !== 1) {
-    const hint = found.length === 0 ? 'See: openstack volume list --all-projects' : 'Name it by its id.';
-    fail(`${found.length} volumes are called '${volume}'.`, [hint]);
-    return 1;
-  }
-  const [{ id, encryption_key_id: old }] = found as [JsonObject];
-  await cloud.expect('volume', 'POST', `${base}/${id}/action`, {
-    headers: HEADERS,
-    body: { 'nightlatch:rekey': null },
-  });
+export type RekeyOptions = {
+  readonly config?: string;
+  readonly volumeKey?: boolean;
+  readonly bandwidth?: number;
+  readonly cancel?: boolean;
+};
+
+/**
+ * Gives a volume another key and waits until only that opens it; a guest that has the volume goes on meanwhile. With
+ * `volumeKey` its data is written anew under another volume key too, at most so many MiB per second.
+ */
+export async function rekeyVolume(name: string, options: RekeyOptions): Promise<number> {
+  const volume = await openVolume(name, options.config);
+  if (volume === null) return 1;
+  if (options.cancel) return await cancelMigration(volume);
+  if (options.volumeKey) return await reencrypt(volume, options.bandwidth);
+  if (options.bandwidth !== undefined) return await setBandwidth(volume, options.bandwidth);
+  return await changePassphrase(volume);
+}
+
+async function changePassphrase(volume: FoundVolume): Promise<number> {
+  const { encryption_key_id: old } = await volume.show();
+  if (!(await accepts(volume, { 'nightlatch:rekey': null }))) return 1;
   const deadline = Date.now() + TIMEOUT_MS;
-  for (;;) {
-    const { volume: shown } = await cloud.expect('volume', 'GET', `${base}/${id}`, { headers: HEADERS });
-    if (shown.encryption_key_id !== old) break;
+  while ((await volume.show()).encryption_key_id === old) {
     if (Date.now() > deadline) {
-      fail(`volume ${id} still has the key it had.`, ['Look at the log of the service for why.']);
+      fail(`volume ${volume.id} still has the key it had.`, ['Look at the log of the service for why.']);
       return 1;
     }
     await sleep(POLL_MS);
   }
-  say(`volume ${id} has a new key; the old one opens it no more`);
+  say(`volume ${volume.id} has a new key; the old one opens it no more`);
   return 0;
 }
 
-/** By id, or by name among those of every project. */
-export async function findVolumes(cloud: CloudClient, base: string, volume: string): Promise<JsonObject[]> {
-  const byId = await cloud.request('volume', 'GET', `${base}/${encodeURIComponent(volume)}`, { headers: HEADERS });
-  if (byId.status === 200) return [byId.body.volume];
-  const query = `all_tenants=1&name=${encodeURIComponent(volume)}`;
-  return (await cloud.expect('volume', 'GET', `${base}/detail?${query}`, { headers: HEADERS })).volumes;
+async function reencrypt(volume: FoundVolume, bandwidth: number | undefined): Promise<number> {
+  const wanted = { volume_key: true, ...(bandwidth === undefined ? {} : { bandwidth }) };
+  if (!(await accepts(volume, { 'nightlatch:rekey': wanted }))) return 1;
+  const code = await followMigration(volume);
+  if (code === 0)
+    say(`volume ${volume.id} has a new key and a new volume key; what was encrypted with the old ones is gone`);
+  return code;
 }

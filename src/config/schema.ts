@@ -47,6 +47,14 @@ const defaults = z.strictObject({
     .boolean()
     .default(false)
     .describe('Whether a volume that is in use can be made an image, with `force`. `false`: the flag is ignored.'),
+  volume_copy_bps_limit: z
+    .number()
+    .int()
+    .min(0)
+    .default(0)
+    .describe(
+      'How fast the data of a volume is moved while a guest has it, at most, in bytes per second. 0: as fast as it goes.',
+    ),
   image_size_cap: z
     .number()
     .int()

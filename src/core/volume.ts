@@ -66,7 +66,8 @@ export type VolumeAction =
   | 'revert'
   | 'reimage'
   | 'reimage-reserved'
-  | 'retype';
+  | 'retype'
+  | 'migrate';
 
 type Rule = {
   readonly from: readonly VolumeStatus[];
@@ -99,6 +100,7 @@ export const volumeActions: Readonly<Record<VolumeAction, Rule>> = {
   'reimage-reserved': { from: ['available', 'error', 'reserved'], during: 'downloading' },
   upload: { from: ['available', 'in-use'], during: 'uploading' },
   retype: { from: ['available', 'in-use'], during: 'retyping' },
+  migrate: { from: ['available', 'in-use'], during: null },
 };
 
 /**

@@ -28,6 +28,7 @@ import type {
   VolumeStatus,
 } from '#core/volume.ts';
 import type { VolumeBackend } from '#core/volume-backend.ts';
+import type { MigrationKind, MigrationStatus } from '#core/volume-migration.ts';
 
 /** A column the database fills at insert and nobody changes. */
 type CreatedAt = ColumnType<Date, Date | undefined, never>;
@@ -57,6 +58,7 @@ export type Schema = {
   snapshots: SnapshotsTable;
   volume_attachments: VolumeAttachmentsTable;
   volume_transfers: VolumeTransfersTable;
+  volume_migrations: VolumeMigrationsTable;
   backups: BackupsTable;
   secrets: SecretsTable;
   leases: LeasesTable;
@@ -379,6 +381,21 @@ type VolumesTable = {
   updated_at: Time;
   launched_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
   deleted_at: ColumnType<Date | null, Date | null | undefined, Date | null>;
+};
+
+type VolumeMigrationsTable = {
+  volume_id: VolumeId;
+  kind: MigrationKind;
+  status: MigrationStatus;
+  /** Null: nobody can say how far it is. */
+  copied_bytes: number | null;
+  total_bytes: number | null;
+  /** At most so fast; 0: as fast as it goes. */
+  bytes_per_second: number;
+  /** Why it failed. */
+  reason: string | null;
+  created_at: CreatedAt;
+  updated_at: Time;
 };
 
 type SnapshotsTable = {

@@ -36,6 +36,7 @@ export async function volumeSecrets(
     .selectFrom('disks')
     .select(['owner_id', 'secret_id'])
     .where('owner_id', 'in', [...volumes])
+    .where('standing', '=', 'live')
     .where('state', '<>', 'destroyed')
     .execute();
   return new Map(

@@ -19,6 +19,7 @@ import type { Secret } from '#core/secret.ts';
 import { GIB, MIB } from '#core/sizes.ts';
 import { DiskAccess, type DiskParts, needKey } from '#host/disk-access.ts';
 import { DiskMaker } from '#host/disk-maker.ts';
+import { DiskMirrors } from '#host/disk-mirrors.ts';
 import { domainDisk, domainKeys, namedDisks } from '#host/domain-disks.ts';
 import type { Mapping } from '#host/encryption/dm-crypt/mappings.ts';
 import { ignoring, removeFolderIfEmpty, syncFile } from '#host/files.ts';
@@ -33,6 +34,8 @@ import type {
   HostInventory,
   ImageBytes,
   KeyChange,
+  MirroredDisk,
+  MirrorState,
   ServerSpec,
 } from '#host/host-agent.ts';
 import type { DomainKey, DomainSpec, Hypervisor } from '#host/hypervisor/hypervisor.ts';
@@ -75,12 +78,14 @@ export class LocalHostAgent implements HostAgent {
   readonly #disks: DiskAccess;
   readonly #maker: DiskMaker;
   readonly #guests: GuestDisks;
+  readonly #mirrors: DiskMirrors;
 
   constructor(parts: HostParts) {
     this.#parts = parts;
     this.#disks = new DiskAccess(parts);
     this.#maker = new DiskMaker({ ...parts, disks: this.#disks });
     this.#guests = new GuestDisks({ ...parts, disks: this.#disks });
+    this.#mirrors = new DiskMirrors({ ...parts, disks: this.#disks, maker: this.#maker });
   }
 
   /** Does ahead of time what the first server on this host would otherwise wait for. *Repeat*: fine. */
@@ -148,6 +153,27 @@ export class LocalHostAgent implements HostAgent {
     } finally {
       await this.#disks.lock(disk);
     }
+  }
+
+  mirrorDisk(serverId: ServerId, disks: MirroredDisk, keys: DiskKeys, bytesPerSecond: number): Promise<void> {
+    const doing = `Mirroring disk ${disks.from.id}`;
+    return this.#parts.gate.admit(doing, () => this.#mirrors.begin(serverId, disks, keys, bytesPerSecond));
+  }
+
+  mirrorState(serverId: ServerId, disks: MirroredDisk): Promise<MirrorState> {
+    return this.#mirrors.state(serverId, disks);
+  }
+
+  setMirrorSpeed(serverId: ServerId, disks: MirroredDisk, bytesPerSecond: number): Promise<void> {
+    return this.#mirrors.setSpeed(serverId, disks, bytesPerSecond);
+  }
+
+  switchToMirror(serverId: ServerId, disks: MirroredDisk): Promise<void> {
+    return this.#mirrors.switch(serverId, disks);
+  }
+
+  endMirror(serverId: ServerId, disks: MirroredDisk): Promise<void> {
+    return this.#mirrors.end(serverId, disks);
   }
 
   openMedium(disk: DiskSpec): Promise<Readable> {
@@ -250,6 +276,7 @@ export class LocalHostAgent implements HostAgent {
       ? disks.find((disk) => this.#encrypts(disk) && !this.#suspends(disk))
       : null;
     if (keeping) throw new NightlatchError('pause-keeps-key', { server: serverId, disk: keeping.id });
+    if (this.#parts.lockOnPause) await this.#mirrors.checkNone(serverId, `Pausing server ${serverId}`);
     await this.#parts.hypervisor.pause(serverId);
   }
 

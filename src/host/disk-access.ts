@@ -146,6 +146,11 @@ export class DiskAccess {
     return mappings.pathOf(mappings.nameOf(disk));
   }
 
+  /** What a guest that has the disk has open. */
+  guestPath(disk: DiskSpec): HostPath {
+    return this.isDevice(disk) ? this.devicePath(disk) : this.driver(disk).attachment(disk).path;
+  }
+
   /** Makes it as large as its disk is by now, while it is open. *Repeat*: fine. */
   async growDevice(disk: DiskSpec, keys: DiskKeys): Promise<void> {
     const key = needKey(disk, keys.get(disk.id));

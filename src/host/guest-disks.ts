@@ -102,7 +102,7 @@ export class GuestDisks {
     if (serverId === null) return await driver.grow(disk, hadBytes);
     const doing = `Growing disk ${disk.id}`;
     const { path: medium, blockDevice } = driver.attachment(disk);
-    const path = access.isDevice(disk) ? access.devicePath(disk) : medium;
+    const path = access.guestPath(disk);
     const present = (await hypervisor.disks(serverId)).find((each) => each.path === path);
     if (!present) throw notRunning(doing, serverId);
     const seenBytes = () => hypervisor.diskBytes(serverId, present.target);
@@ -137,7 +137,7 @@ export class GuestDisks {
   /** Where the disks lie that running guests have open. */
   async pathsInUse(serverIds: readonly ServerId[]): Promise<Set<string>> {
     const disks = await Promise.all(serverIds.map((id) => this.#parts.hypervisor.disks(id)));
-    return new Set(disks.flat().map(({ path }) => path));
+    return new Set(disks.flat().flatMap(({ path, copy }) => (copy === null ? [path] : [path, copy.path])));
   }
 
   async #has(serverId: ServerId, { disk, target }: AttachedVolume): Promise<boolean> {
@@ -158,7 +158,7 @@ export class GuestDisks {
 }
 
 /** A block device that is exactly as large as the disk needs no slice, which could not be made larger. */
-async function wholeOrNot(attachment: DiskAttachment): Promise<DiskAttachment> {
+export async function wholeOrNot(attachment: DiskAttachment): Promise<DiskAttachment> {
   const { path, blockDevice } = attachment;
   if (!blockDevice) return attachment;
   const isWhole = (await deviceBytes(path)) === blockDevice.usedBytes;
@@ -172,7 +172,7 @@ function checkWhole(disk: DiskSpec, doing: string): void {
   throw new NightlatchError('not-implemented', { reason });
 }
 
-function notRunning(doing: string, serverId: ServerId): NightlatchError {
+export function notRunning(doing: string, serverId: ServerId): NightlatchError {
   const reason = `server ${serverId} does not run, or has no such disk`;
   return new NightlatchError('hypervisor-failed', { doing, reason });
 }

@@ -63,6 +63,24 @@ export type ImageBytes = {
 /** The guest of a server. */
 export type HostGuest = { readonly id: ServerId; readonly state: 'running' | 'paused' };
 
+/**
+ * How the mirror of a guest's disk is. `none`: the guest has the disk, which is not mirrored. `switched`: it has the mirror
+ * instead. `no-guest`: no guest that runs has either.
+ */
+export type MirrorState =
+  | { readonly kind: 'none' | 'switched' | 'no-guest' }
+  | {
+      readonly kind: 'mirrored';
+      /** All is there, and no write of the guest ends before it is in both. */
+      readonly isReady: boolean;
+      readonly copiedBytes: number;
+      /** Grows while the guest writes. */
+      readonly totalBytes: number;
+    };
+
+/** A disk that a guest has open, and the one of equal size that is to take its place. */
+export type MirroredDisk = { readonly from: DiskSpec; readonly to: DiskSpec };
+
 /** What is on a host now, as it finds it, not as it remembers it. */
 export type HostInventory = {
   readonly servers: readonly HostGuest[];
@@ -103,6 +121,23 @@ export interface HostAgent {
    * Only the key of `disk` is needed. *Throws* hypervisor-failed when the guest does not run.
    */
   copyRunningDisk(server: ServerSpec, from: DiskSpec, disk: DiskSpec, keys: DiskKeys): Promise<void>;
+
+  /**
+   * Makes `to`, as `createDisk` does, and begins to mirror `from` onto it, which the server's guest has open and goes on with;
+   * at most so fast (0: as fast as it goes). Only the key of `to` is needed; it stays with whoever encrypts. *Repeat*: a mirror
+   * onto `to` goes on, one onto anything else is ended. On failure `to` is locked. *Throws* hypervisor-failed when no guest has it.
+   */
+  mirrorDisk(serverId: ServerId, disks: MirroredDisk, keys: DiskKeys, bytesPerSecond: number): Promise<void>;
+  mirrorState(serverId: ServerId, disks: MirroredDisk): Promise<MirrorState>;
+  setMirrorSpeed(serverId: ServerId, disks: MirroredDisk, bytesPerSecond: number): Promise<void>;
+  /**
+   * Pauses the guest and gives it `to` instead of `from`. On return it is still paused, both hold the same, on their media, and
+   * `from` is locked. *Repeat*: fine. *Crash*: the guest is paused and has one or the other; both hold the same. *Throws*
+   * hypervisor-failed when the mirror is not ready; the guest has `from` then, and may be paused.
+   */
+  switchToMirror(serverId: ServerId, disks: MirroredDisk): Promise<void>;
+  /** Ends a mirror that was not switched to; `to` is locked, and worthless. *Repeat*, and no guest: fine. */
+  endMirror(serverId: ServerId, disks: MirroredDisk): Promise<void>;
 
   /**
    * The bytes of a locked disk as they lie on its medium: of an encrypted one ciphertext, its header first. Of a block device

@@ -68,6 +68,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
     engine,
     shutdownTimeoutMs: config.DEFAULT.shutdown_timeout * 1000,
     shelvedOffloadSeconds: config.DEFAULT.shelved_offload_time,
+    volumeCopyBytesPerSecond: config.DEFAULT.volume_copy_bps_limit,
     agent: (host) => hosts.agent(host),
   };
   for (const operation of serverOperations(context)) engine.register(operation);

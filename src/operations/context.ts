@@ -40,6 +40,8 @@ export type OperationContext = {
   readonly shutdownTimeoutMs: number;
   /** After this time a shelved server leaves its host, seconds; negative: never. */
   readonly shelvedOffloadSeconds: number;
+  /** How fast the data of a volume is moved under a guest at most, unless told; 0: as fast as it goes. */
+  readonly volumeCopyBytesPerSecond: number;
   agent(host: HostName): HostAgent;
 };
 

@@ -2,6 +2,7 @@ import type { OperationContext } from '#operations/context.ts';
 import { backupOperations, DurableBackupOperations } from '#operations/durable-backup-operations.ts';
 import { contentOperations, DurableContentOperations } from '#operations/durable-content-operations.ts';
 import { DurableHeaderOperations, headerOperations } from '#operations/durable-header-operations.ts';
+import { DurableMigrationOperations, migrationOperations } from '#operations/durable-migration-operations.ts';
 import { DurableSnapshotOperations, snapshotOperations } from '#operations/durable-snapshot-operations.ts';
 import { DurableTransferOperations } from '#operations/durable-transfer-operations.ts';
 import { DurableVolumeOperations, volumeOperations } from '#operations/durable-volume-operations.ts';
@@ -15,10 +16,12 @@ export function durableBlockStorage(context: OperationContext, engine: Engine): 
   for (const operation of backupOperations(context)) engine.register(operation);
   for (const operation of contentOperations(context)) engine.register(operation);
   for (const operation of headerOperations(context)) engine.register(operation);
+  for (const operation of migrationOperations(context)) engine.register(operation);
   const snapshots = new DurableSnapshotOperations(context, engine);
   return {
     volumes: new DurableVolumeOperations(context, engine, snapshots),
     snapshots,
+    migrations: new DurableMigrationOperations(context, engine),
     transfers: new DurableTransferOperations(context, engine),
     backups: new DurableBackupOperations(context, engine),
     contents: new DurableContentOperations(context, engine),

@@ -3,7 +3,6 @@ import { type AttachmentId, newId, type ServerId, type VolumeId } from '#core/id
 import { lockServer, type Server } from '#db/servers.ts';
 import { snapshotsOf } from '#db/snapshots.ts';
 import { type Attachment, attachmentOf, insertAttachment, updateAttachment } from '#db/volume-attachments.ts';
-import type { VolumeType } from '#db/volume-types.ts';
 import { claimVolume, type Volume } from '#db/volumes.ts';
 import { acceptTransfer } from '#operations/accept-transfer.ts';
 import { attachVolume, detachVolume } from '#operations/attach-volume.ts';
@@ -16,7 +15,6 @@ import { extendVolume } from '#operations/extend-volume.ts';
 import { pendingOn, planVolume } from '#operations/plan-volume.ts';
 import { recordAction } from '#operations/record-action.ts';
 import { checkCanBeRekeyed, rekeyVolume } from '#operations/rekey-volume.ts';
-import { neededChange, retypeVolume } from '#operations/retype-volume.ts';
 import type { Requester } from '#operations/server-operations.ts';
 import type { VolumeInput } from '#operations/volume-context.ts';
 import type {
@@ -37,7 +35,6 @@ export function volumeOperations(context: OperationContext): Operation<VolumeInp
     detachVolume(context),
     acceptTransfer(context),
     rekeyVolume(context),
-    retypeVolume(context),
   ];
 }
 
@@ -132,23 +129,6 @@ export class DurableVolumeOperations implements VolumeOperations {
       checkServerState(server, 'detach_volume');
       await updateAttachment(tx, attachment.id, { status: 'detaching' });
       await recordAction(tx, 'detach_volume', serverId, operation, requester);
-    });
-    await this.#engine.begin(operation);
-  }
-
-  async retype(id: VolumeId, type: VolumeType, mayMove: boolean, { requestId }: Requester): Promise<void> {
-    const operation = pendingOn<VolumeInput>('retype-volume', { volumeId: id, requestId, retype: { typeId: type.id } });
-    await claimVolume(this.#context.db, id, 'retype', operation, async (tx, volume) => {
-      const refuse = (why: string) => badRequest(`Invalid volume: Retyping volume ${id} failed: ${why}.`);
-      if (volume.volume_type_id === type.id) throw refuse('it is of that type');
-      if (volume.status === 'in-use') {
-        const change = await neededChange(tx, volume, type);
-        if (change !== null)
-          throw refuse('its data would have to move, and a volume that is in use is not moved. Detach it first');
-      } else if ((await neededChange(tx, volume, type)) !== null) {
-        if (!mayMove) throw refuse('its data would have to move. Use migration policy on-demand');
-        if ((await snapshotsOf(tx, id)).length > 0) throw refuse('its data would have to move, and it has snapshots');
-      }
     });
     await this.#engine.begin(operation);
   }

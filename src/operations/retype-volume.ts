@@ -1,62 +1,42 @@
-import { crashPoint } from '#core/crash-point.ts';
 import { badRequest, NightlatchError } from '#core/errors.ts';
 import { volumeFormat } from '#core/volume-encryption.ts';
 import type { Queryable } from '#db/database.ts';
-import { disksOf, updateDisk } from '#db/disks.ts';
+import { disksOf } from '#db/disks.ts';
 import { lockPlacement } from '#db/hosts.ts';
 import { listPools } from '#db/volume-pools.ts';
 import { encryptionOf, findVolumeType, type VolumeType } from '#db/volume-types.ts';
-import { updateVolume, type Volume } from '#db/volumes.ts';
+import { lockVolume, updateVolume, type Volume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
-import { copyDisk } from '#operations/create-volume.ts';
-import { waitForReaders } from '#operations/delete-volume.ts';
 import type { Operation } from '#operations/engine.ts';
-import { exchangeForSuccessor, planSuccessor, type SuccessorColumns } from '#operations/successor-disk.ts';
-import {
-  finishAsBefore,
-  needPlacedDisk,
-  needVolume,
-  placedDiskOf,
-  type VolumeInput,
-} from '#operations/volume-context.ts';
-import { destroyVolumeDisk, storeVolumeKey } from '#operations/volume-steps.ts';
+import { moveVolume } from '#operations/move-volume.ts';
+import type { SuccessorColumns } from '#operations/successor-disk.ts';
+import type { VolumeInput } from '#operations/volume-context.ts';
 import { chooseBackend } from '#placement/choose-backend.ts';
 
 /**
- * Retype volume. Where the new type asks for other encryption, or for another backend, its data moves to a disk made for
- * that, under a key of its own; the volume keeps the one it has until then.
- *
- * | step      | effect                                              | compensation                    | a repeat         |
- * |-----------|-----------------------------------------------------|---------------------------------|------------------|
- * | wait      | what is being made from it has ended                | –                               | fine             |
- * | plan      | a row for the disk that is coming, if there must be another | the row ended           | keeps the row    |
- * | store-key | its secret is stored                                | secret destroyed                | keeps the secret |
- * | copy      | it holds what the volume holds, both locked         | header overwritten, medium gone | starts over      |
- * | exchange  | the volume has it, and the new type                 | none: the point of no return    | finds it done    |
- * | remove    | the one before and its secret are destroyed         | none                            | fine             |
- * | finish    | the status it had                                   | –                               | same             |
+ * Retype volume. Where the new type asks for other encryption, or for another backend, its data moves, see `moveVolume`.
  */
 export function retypeVolume(context: OperationContext): Operation<VolumeInput> {
-  const discard = ({ volumeId, requestId }: VolumeInput) => destroyVolumeDisk(context, volumeId, requestId, 'coming');
-  const storeKey = storeVolumeKey(context, ({ volumeId }: VolumeInput) => volumeId, 'coming');
-  return {
+  return moveVolume(context, {
     name: 'retype-volume',
-    steps: [
-      waitForReaders(context),
-      { name: 'plan', run: (input) => plan(context, input), undo: discard },
-      {
-        ...storeKey,
-        run: async (input) => {
-          if (await placedDiskOf(context, input.volumeId, 'coming')) await storeKey.run(input);
-        },
-      },
-      { name: 'copy', run: (input) => copy(context, input), undo: discard },
-      { name: 'exchange', run: (input) => exchange(context, input) },
-      { name: 'remove', run: ({ volumeId, requestId }) => destroyVolumeDisk(context, volumeId, requestId, 'kept') },
-      { name: 'finish', run: (input) => finishAsBefore(context, input) },
-    ],
-    failed: (input) => finishAsBefore(context, input),
-  };
+    async change(tx, input) {
+      const volume = await lockVolume(tx, input.volumeId);
+      // Once it is of that type it has the disk for it.
+      return volume.volume_type_id === input.retype?.typeId
+        ? null
+        : await neededChange(tx, volume, await typeOf(tx, input));
+    },
+    async also(tx, input) {
+      const type = await typeOf(tx, input);
+      const encryption = encryptionOf(type);
+      const [live] = (await disksOf(tx, input.volumeId)).filter(({ standing }) => standing === 'live');
+      await updateVolume(tx, input.volumeId, {
+        volume_type_id: type.id,
+        encryption: encryption && JSON.stringify(encryption),
+        backend: live?.backend ?? null,
+      });
+    },
+  });
 }
 
 /** What a volume's disk must be of another type; null: it may stay as it is. */
@@ -68,10 +48,11 @@ export async function neededChange(tx: Queryable, volume: Volume, type: VolumeTy
   const pools = (await listPools(tx)).filter((pool) => pool.isUp);
   const near = live.host === null ? null : { host: live.host, backend: live.backend };
   const demand = { sizeGib: 0, format: encryption, extraSpecs: type.extra_specs, near };
-  const { chosen, reason } = chooseBackend(pools, demand);
+  const isStaying = chooseBackend(pools, demand).chosen?.backend.name === live.backend;
+  if (isStaying && encryption === live.encryption) return null;
+  const { chosen, reason } = chooseBackend(pools, { ...demand, sizeGib: volume.size_gib });
   if (!chosen) throw new NightlatchError('no-valid-backend', { reason });
   const { backend } = chosen;
-  if (backend.name === live.backend && encryption === live.encryption) return null;
   return { backend: backend.name, storage: backend.storage, encrypted: encryption !== null, encryption };
 }
 
@@ -79,37 +60,4 @@ async function typeOf(db: Queryable, { retype, volumeId }: VolumeInput): Promise
   const type = retype ? await findVolumeType(db, retype.typeId, null) : null;
   if (!type) throw badRequest(`Retyping volume ${volumeId} failed: its new type is gone.`);
   return type;
-}
-
-async function plan(context: OperationContext, input: VolumeInput): Promise<void> {
-  const volume = await needVolume(context, input.volumeId);
-  const change = await context.db
-    .transaction()
-    .execute(async (tx) => neededChange(tx, volume, await typeOf(tx, input)));
-  if (change !== null) await planSuccessor(context, input.volumeId, async () => change);
-}
-
-async function copy(context: OperationContext, { volumeId, requestId }: VolumeInput): Promise<void> {
-  const coming = await placedDiskOf(context, volumeId, 'coming');
-  if (!coming || coming.disk.state === 'formatted') return;
-  const { disk } = coming;
-  const { disk: from } = await needPlacedDisk(context, volumeId);
-  await copyDisk(context, { from, disk, requestId, isNewKey: true });
-  crashPoint('steps.retype-volume.copied');
-  await updateDisk(context.db, disk.id, { state: 'formatted' });
-}
-
-async function exchange(context: OperationContext, input: VolumeInput): Promise<void> {
-  const type = await typeOf(context.db, input);
-  const coming = await placedDiskOf(context, input.volumeId, 'coming');
-  const change = async (tx: Queryable) => {
-    const encryption = encryptionOf(type);
-    await updateVolume(tx, input.volumeId, {
-      volume_type_id: type.id,
-      encryption: encryption && JSON.stringify(encryption),
-      ...(coming ? { backend: coming.disk.backend } : {}),
-    });
-  };
-  if (coming) await exchangeForSuccessor(context, input.volumeId, change);
-  else await context.db.transaction().execute(change);
 }

@@ -1,6 +1,7 @@
 import type { Disk, DiskOwnerId, DiskStanding } from '#core/disk.ts';
 import type {
   AttachmentId,
+  BackendName,
   BackupId,
   ImageId,
   ProjectId,
@@ -36,6 +37,8 @@ export type VolumeInput = {
   readonly retype?: { readonly typeId: VolumeTypeId };
   /** Of the restoring of a header: which one; the last, where it is absent. */
   readonly headerVersion?: number;
+  /** Of a migration: where it is to lie. */
+  readonly destination?: BackendName;
   /** Of the acceptance of a transfer: whose it becomes. */
   readonly recipient?: { readonly projectId: ProjectId; readonly userId: UserId };
 };
@@ -101,8 +104,8 @@ export async function finishAsBefore(
   input: OnVolume,
   change: VolumeChange = {},
 ): Promise<void> {
-  const { previous_status: before } = await needVolume(context, input.volumeId);
-  if (before === null) return await finishVolume(context, input, change);
+  const { previous_status, status } = await needVolume(context, input.volumeId);
+  const before = previous_status ?? status;
   // Its server may have gone meanwhile.
   const isFree = before === 'in-use' && (await attachmentOf(context.db, input.volumeId)) === null;
   await finishVolume(context, input, { ...change, status: isFree ? 'available' : before, previous_status: null });

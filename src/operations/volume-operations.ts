@@ -1,6 +1,6 @@
 import type { FileFormat, HeaderBackup } from '#core/disk.ts';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
-import type { BackupId, ImageId, ServerId, SnapshotId, VolumeId, VolumeTypeId } from '#core/ids.ts';
+import type { BackendName, BackupId, ImageId, ServerId, SnapshotId, VolumeId, VolumeTypeId } from '#core/ids.ts';
 import type { Image, ImageVisibility } from '#core/image.ts';
 import type { VolumeEncryption, VolumeSource } from '#core/volume.ts';
 import type { Backup } from '#db/backups.ts';
@@ -97,13 +97,31 @@ export interface VolumeOperations {
   /** *Throws* server-state (409) where Nova would; volume-elsewhere (400). */
   attach(id: VolumeId, request: AttachmentRequest, requester: Requester): Promise<Attachment>;
   detach(id: VolumeId, serverId: ServerId, requester: Requester): Promise<void>;
-  /**
-   * Gives a volume another type. `mayMove`: also where its data has to move for that. *Throws* bad-request when it is of that
-   * type, when it would have to move and may not, has snapshots or is in use.
-   */
-  retype(id: VolumeId, type: VolumeType, mayMove: boolean, requester: Requester): Promise<void>;
   /** Gives a volume another passphrase, also while a guest has it. *Throws* bad-request for one that has none to change. */
   rekey(id: VolumeId, requester: Requester): Promise<void>;
+}
+
+/**
+ * What may move a volume's data to another disk, also under a guest that has it, which goes on; as with volumes. What a failure
+ * or a cancel leaves is the volume as it was.
+ */
+export interface MigrationOperations {
+  /**
+   * Gives a volume another type. `mayMove`: also where its data has to move for that. *Throws* bad-request when it is of that
+   * type, when it would have to move and may not, or has snapshots.
+   */
+  retype(id: VolumeId, type: VolumeType, mayMove: boolean, requester: Requester): Promise<void>;
+  /** Gives a volume another volume key. `bytesPerSecond`: null: as configured. *Throws* bad-request for one that is not encrypted. */
+  reencrypt(id: VolumeId, bytesPerSecond: number | null, requester: Requester): Promise<void>;
+  /**
+   * Moves a volume to another backend of its host. `isLocked`: one that is available can do nothing else meanwhile. *Throws*
+   * bad-request when it lies there, cannot lie there, or has snapshots.
+   */
+  migrate(id: VolumeId, destination: BackendName, isLocked: boolean, requester: Requester): Promise<void>;
+  /** Changes how fast one under way goes under a guest at most; 0: as fast as it goes. *Throws* bad-request when none is. */
+  setSpeed(id: VolumeId, bytesPerSecond: number): Promise<void>;
+  /** Ends one under way soon. One that comes too late ends well. *Throws* bad-request when none is. */
+  cancel(id: VolumeId): Promise<void>;
 }
 
 /** What the API may set going on snapshots; as with volumes. */
@@ -156,6 +174,7 @@ export interface HeaderOperations {
 export type BlockStorageOperations = {
   readonly volumes: VolumeOperations;
   readonly snapshots: SnapshotOperations;
+  readonly migrations: MigrationOperations;
   readonly transfers: TransferOperations;
   readonly backups: BackupOperations;
   readonly contents: ContentOperations;

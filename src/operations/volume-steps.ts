@@ -5,7 +5,7 @@ import { endUnplacedDisks, updateDisk } from '#db/disks.ts';
 import { insertMessage } from '#db/messages.ts';
 import type { PendingOperation } from '#db/schema.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
-import { loadIfPlaced, type OperationContext, type PlacedServer } from '#operations/context.ts';
+import { loadIfPlaced, type OperationContext, type PlacedServer, serverSpec } from '#operations/context.ts';
 import type { Failure, Step } from '#operations/engine.ts';
 import { needPlacedDisk, needVolume, placedDiskOf, type VolumeInput } from '#operations/volume-context.ts';
 
@@ -59,12 +59,13 @@ export async function settleThoseBefore(
   }
 }
 
-/** The server whose guest runs with this volume; null: none does. */
+/** The server whose guest runs with this volume; null: none does, as while the server is rescued. */
 export async function guestThatHas(context: OperationContext, volumeId: VolumeId): Promise<PlacedServer | null> {
   const attachment = await attachmentOf(context.db, volumeId);
   const placed = attachment?.server_id ? await loadIfPlaced(context, attachment.server_id) : null;
-  const guests = (await placed?.agent.guests()) ?? [];
-  return guests.some(({ id }) => id === placed?.server.id) ? placed : null;
+  if (!placed || !serverSpec(placed).volumes.some(({ disk }) => disk.ownerId === volumeId)) return null;
+  const guests = await placed.agent.guests();
+  return guests.some(({ id }) => id === placed.server.id) ? placed : null;
 }
 
 /** Tells its project that what was done to a volume failed. `event`: what, and why, in Cinder's numbers. */

@@ -14,13 +14,15 @@ import { Secret } from '#core/secret.ts';
 import { MIB } from '#core/sizes.ts';
 import { run } from '#host/exec.ts';
 import { findGuestProcesses } from '#host/guest-process.ts';
-import type { AttachedVolume, DiskKeys, ServerSpec } from '#host/host-agent.ts';
+import type { AttachedVolume, DiskKeys, MirroredDisk, ServerSpec } from '#host/host-agent.ts';
+import { diskFile } from '#host/storage/disk-file.ts';
 import { type LocalHost, openLocalHost } from '#main/local-host.ts';
 import { statePaths } from '#main/state-paths.ts';
 import { bootSector } from '#test/support/boot-sector.ts';
 import { holds } from '#test/support/disk-lab.ts';
 import { testGuestImage } from '#test/support/guest-image.ts';
 import { GuestShell, shellConfigDrive } from '#test/support/guest-shell.ts';
+import { GuestWriter } from '#test/support/guest-writer.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
 /** A whole host with volumes, with a real libvirt and real guests, as the control plane would drive it. */
@@ -58,7 +60,7 @@ function someVolume(kind: Kind, sizeBytes = SIZE): DiskSpec {
   return { id: newId<DiskId>(), ownerId: newId<VolumeId>(), secretId: newId(), role: 'volume', ...numbers, ...kind };
 }
 /** Where a volume lies, as an operator would look for it. */
-const fileOf = ({ backend, ownerId }: DiskSpec) => `${directory}/volumes/${backend}/volume-${ownerId}`;
+const fileOf = (disk: DiskSpec) => diskFile(`${directory}/volumes/${disk.backend}`, disk);
 
 async function blank(kind: Kind, key: Secret): Promise<DiskSpec> {
   const disk = someVolume(kind);
@@ -277,6 +279,66 @@ describe('volumes of a guest that runs', { timeout: 580_000 }, () => {
       await write(disk, 0, 'OTHER');
       assert.equal(await read(disk, 0, marker.length), marker, 'a read-only volume was written');
       await host.agent.detachVolume(id, grown);
+      assert.deepEqual((await host.agent.inventory()).unlockedDisks, []);
+      assert.deepEqual((await host.agent.inventory()).libvirtSecrets, []);
+      await host.agent.destroyDisk(larger);
+    });
+  }
+
+  const all = kinds.flatMap((from, index) =>
+    [from, kinds[(index + 1) % kinds.length] as Kind].map((to) => ({ from, to })),
+  );
+  const ways = process.env.NIGHTLATCH_TEST_DEPTH === 'all' ? all : all.filter((_, index) => index === 0 || index === 7);
+  for (const { from: kind, to: other } of ways) {
+    test(`are mirrored onto others while it writes (${textOf(kind)}, to ${textOf(other)})`, async () => {
+      const toKey = Secret.generate();
+      const from = await blank(kind, key);
+      const to: DiskSpec = { ...from, ...other, id: newId<DiskId>(), generation: 1 };
+      const mirror: MirroredDisk = { from, to };
+      const keys: DiskKeys = new Map([[from.id, key]]);
+      const toKeys: DiskKeys = new Map([[to.id, toKey]]);
+      const volume: AttachedVolume = { disk: from, target: 'vdc' };
+      await assert.rejects(host.agent.mirrorDisk(id, mirror, toKeys, 0), code('hypervisor-failed'));
+      await host.agent.attachVolume(server, volume, keys);
+      await arrives(from);
+      const writer = new GuestWriter(guest, from.ownerId);
+      await writer.start();
+      assert.deepEqual(await host.agent.mirrorState(id, mirror), { kind: 'none' });
+
+      // Slowly, and then not at all.
+      for (let time = 0; time < 2; time++) await host.agent.mirrorDisk(id, mirror, toKeys, MIB);
+      const slow = await host.agent.mirrorState(id, mirror);
+      assert.ok(slow.kind === 'mirrored' && !slow.isReady && slow.copiedBytes < slow.totalBytes);
+      await assert.rejects(host.agent.switchToMirror(id, mirror), code('hypervisor-failed'));
+      await host.agent.unpauseServer(id);
+      for (let time = 0; time < 2; time++) await host.agent.endMirror(id, mirror);
+      assert.deepEqual(await host.agent.mirrorState(id, mirror), { kind: 'none' });
+
+      await host.agent.mirrorDisk(id, mirror, toKeys, MIB);
+      await host.agent.lockStrays();
+      await host.agent.setMirrorSpeed(id, mirror, 0);
+      await waitUntil('the mirror is ready', async () => {
+        const state = await host.agent.mirrorState(id, mirror);
+        return state.kind === 'mirrored' && state.isReady;
+      });
+      const before = await writer.count();
+      for (let time = 0; time < 2; time++) await host.agent.switchToMirror(id, mirror);
+      assert.deepEqual(await host.agent.mirrorState(id, mirror), { kind: 'switched' });
+      await assert.rejects(host.agent.endMirror(id, mirror), code('hypervisor-failed'));
+      await host.agent.mirrorDisk(id, mirror, toKeys, 0);
+      assert.deepEqual((await host.agent.inventory()).servers, [{ id, state: 'paused' }]);
+      await host.agent.unpauseServer(id);
+      await waitUntil('the guest goes on', async () => (await writer.count()) > before + 10);
+      await host.agent.destroyDisk(from);
+      await writer.stop();
+      assert.equal(await bytesOf(to), SIZE);
+
+      const larger = { ...to, sizeBytes: LARGER };
+      await host.agent.growDisk(larger, SIZE, toKeys, id);
+      assert.equal(await bytesOf(larger), LARGER);
+      await host.agent.detachVolume(id, { disk: larger, target: 'vdc' });
+      assert.equal((await plaintext(larger, toKey)).length, LARGER);
+      if (other.encryption) await assert.rejects(plaintext(larger, key), /Invalid password/);
       assert.deepEqual((await host.agent.inventory()).unlockedDisks, []);
       assert.deepEqual((await host.agent.inventory()).libvirtSecrets, []);
       await host.agent.destroyDisk(larger);

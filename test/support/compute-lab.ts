@@ -73,6 +73,7 @@ export async function openComputeLab(): Promise<ComputeLab> {
   const blockStorage = {
     volumes: none,
     snapshots: none,
+    migrations: none,
     transfers: none,
     backups: none,
     contents: none,

@@ -8,7 +8,7 @@ const BOOT_MS = 120_000;
 const COMMAND_MS = 30_000;
 
 /** In a guest of the guest image: what comes as `NL <number> <command>` on the serial console is run by its shell. */
-const SCRIPT = `#cloud-boothook
+export const GUEST_SHELL = `#cloud-boothook
 #!/bin/sh
 exec 3<>/dev/ttyS0
 stty -F /dev/ttyS0 icanon icrnl -echo -ixon -isig
@@ -23,7 +23,10 @@ export function shellConfigDrive(serverId: ServerId): ConfigDriveFile[] {
   const file = (name: string, text: string) => {
     return { path: `openstack/latest/${name}`, base64: Buffer.from(text).toString('base64') };
   };
-  return [file('user_data', SCRIPT), file('meta_data.json', JSON.stringify({ uuid: serverId, hostname: 'guest' }))];
+  return [
+    file('user_data', GUEST_SHELL),
+    file('meta_data.json', JSON.stringify({ uuid: serverId, hostname: 'guest' })),
+  ];
 }
 
 /** The shell of such a guest, by its host alone. */

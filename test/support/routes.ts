@@ -26,6 +26,7 @@ export async function allRoutes(): Promise<Route[]> {
   const operations = {
     volumes: nothing,
     snapshots: nothing,
+    migrations: nothing,
     transfers: nothing,
     backups: nothing,
     contents: nothing,

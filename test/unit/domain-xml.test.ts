@@ -109,12 +109,17 @@ test('the disks in an XML are found again: names, serials, paths of any spelling
       const attachment = { path: `/dev/${path}` as HostPath, format: 'raw', blockDevice: { usedBytes: 512 } } as const;
       const xml = domainXml({ ...spec, disks: [first, { ...device, attachment }] }, host);
       assert.deepEqual(disksIn(xml), [
-        { target: 'vda', serial: 'd1', path: `/data/${path}` },
-        { target: 'vdb', serial: 'd2', path: `/dev/${path}` },
+        { target: 'vda', serial: 'd1', path: `/data/${path}`, copy: null },
+        { target: 'vdb', serial: 'd2', path: `/dev/${path}`, copy: null },
       ]);
     }),
   );
   assert.deepEqual(disksIn('<domain/>'), []);
+  const mirrored = (ready: string) =>
+    `<domain><devices><disk><source file='/a'/><mirror type='block' job='copy'${ready}><source dev='/b &amp; c'/></mirror><target dev='vda'/></disk></devices></domain>`;
+  const disk = { target: 'vda', serial: '', path: '/a' };
+  assert.deepEqual(disksIn(mirrored('')), [{ ...disk, copy: { path: '/b & c', isReady: false } }]);
+  assert.deepEqual(disksIn(mirrored(" ready='yes'")), [{ ...disk, copy: { path: '/b & c', isReady: true } }]);
 });
 
 test('a guest sees of a block device only what is the disk’s, by a slice unless that is all', () => {

@@ -2,15 +2,18 @@ import type { FastifyRequest } from 'fastify';
 import type { RequestContext } from '#api/auth.ts';
 import { toBoolean } from '#api/block-storage/fields.ts';
 import { has } from '#api/block-storage/microversions.ts';
-import type { BlockStorageAction } from '#api/block-storage/policy.ts';
+import { allowed, type BlockStorageAction } from '#api/block-storage/policy.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
 import { reimage, revert, uploadImage } from '#api/block-storage/volume-content.ts';
 import type { VolumeActionBody } from '#api/block-storage/volume-schemas.ts';
 import { badRequest, NightlatchError, notFound, shorten } from '#core/errors.ts';
 import type { ServerId } from '#core/ids.ts';
 import { newId } from '#core/ids.ts';
+import { MIB } from '#core/sizes.ts';
 import { type VolumeStatus, volumeStatuses } from '#core/volume.ts';
+import { backendAddress } from '#core/volume-backend.ts';
 import { attachmentOf, endAttachment, insertAttachment } from '#db/volume-attachments.ts';
+import { listPools } from '#db/volume-pools.ts';
 import { checkQuota } from '#db/volume-quotas.ts';
 import { findVolumeType, findVolumeTypeNamed } from '#db/volume-types.ts';
 import type { VolumeChange } from '#db/volumes.ts';
@@ -31,6 +34,8 @@ export type VolumeAction = {
   readonly status?: 200;
   readonly run: (call: VolumeActionCall) => Promise<object | null>;
 };
+
+const MIGRATE = 'volume_extension:volume_admin_actions:migrate_volume';
 
 /** Actions that are served, by the name a client sends. See Block Storage API v3 "Volume actions". */
 export const volumeActionCalls: Readonly<Record<string, VolumeAction>> = {
@@ -59,10 +64,20 @@ export const volumeActionCalls: Readonly<Record<string, VolumeAction>> = {
   'os-volume_upload_image': { policy: 'volume_extension:volume_actions:upload_image', run: uploadImage },
   revert: { policy: 'volume:revert_to_snapshot', run: revert },
   'os-reimage': { policy: 'volume:reimage', run: reimage },
-  'nightlatch:rekey': {
-    policy: 'volume:rekey',
-    run: async ({ services, volume, context }) => {
-      await services.volumes.rekey(volume.id, context);
+  'os-migrate_volume': { policy: MIGRATE, run: migrate },
+  'nightlatch:rekey': { policy: 'volume:rekey', run: rekey },
+  'nightlatch:set_migration_bandwidth': {
+    policy: MIGRATE,
+    run: async ({ body, services, volume }) => {
+      const { bandwidth } = body['nightlatch:set_migration_bandwidth'] ?? { bandwidth: 0 };
+      await services.migrations.setSpeed(volume.id, bandwidth * MIB);
+      return null;
+    },
+  },
+  'nightlatch:cancel_migration': {
+    policy: MIGRATE,
+    run: async ({ services, volume }) => {
+      await services.migrations.cancel(volume.id);
       return null;
     },
   },
@@ -151,7 +166,35 @@ async function retype({ body, context, volume, services }: VolumeActionCall): Pr
   const { new_type: name, migration_policy: policy } = body['os-retype'] ?? {};
   const type = await findVolumeTypeNamed(services.db, name ?? '', context.isAdmin ? null : context.projectId);
   if (!type) throw notFound('Volume type', name ?? '');
-  await services.volumes.retype(volume.id, type, policy === 'on-demand', context);
+  await services.migrations.retype(volume.id, type, policy === 'on-demand', context);
+  return null;
+}
+
+/** Another passphrase, or with `volume_key` another volume key too, for which its data is written anew. */
+async function rekey({ request, body, context, volume, services }: VolumeActionCall): Promise<null> {
+  const { volume_key: isWhole, bandwidth } = body['nightlatch:rekey'] ?? {};
+  if (bandwidth !== undefined) allowed(request, MIGRATE);
+  if (isWhole)
+    await services.migrations.reencrypt(volume.id, bandwidth === undefined ? null : bandwidth * MIB, context);
+  else await services.volumes.rekey(volume.id, context);
+  return null;
+}
+
+/** Always by copying, as with `force_host_copy`: no backend moves data by itself. */
+async function migrate({ body, context, volume, services }: VolumeActionCall): Promise<null> {
+  const { host, lock_volume: isLocked = false } = body['os-migrate_volume'] ?? { host: '' };
+  const pools = await listPools(services.db);
+  const pool = pools.find(({ host: name, backend }) => {
+    const address = backendAddress(name, backend);
+    return host === address || host === address.split('#')[0];
+  });
+  if (!pool?.isUp) throw badRequest(`Invalid host: No available service named '${shorten(host)}'`);
+  if (pool.host !== volume.host) {
+    throw badRequest(
+      `Invalid host: Volume ${volume.id} lies on host ${volume.host}, and volumes are moved between the backends of their host only.`,
+    );
+  }
+  await services.migrations.migrate(volume.id, pool.backend.name, toBoolean(isLocked), context);
   return null;
 }
 

@@ -6,6 +6,7 @@ import { nextPage } from '#api/block-storage/links.ts';
 import { has, requireFeature } from '#api/block-storage/microversions.ts';
 import { allowed } from '#api/block-storage/policy.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
+import { presentTime } from '#api/block-storage/times.ts';
 import { volumeActionCalls } from '#api/block-storage/volume-actions.ts';
 import { type Listed, volumesFor } from '#api/block-storage/volume-list.ts';
 import { getVolume } from '#api/block-storage/volume-lookup.ts';
@@ -18,6 +19,8 @@ import {
 } from '#api/block-storage/volume-schemas.ts';
 import { Query } from '#api/query.ts';
 import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
+import { MIB } from '#core/sizes.ts';
+import { findMigration, type VolumeMigration } from '#db/volume-migrations.ts';
 import { updateVolume, type Volume } from '#db/volumes.ts';
 
 type Id = { id: string };
@@ -57,6 +60,12 @@ export function addVolumeRoutes(app: ApiApp, services: BlockStorageServices): vo
       throw new NightlatchError('not-there', { reason: 'The resource could not be found.' });
     return await reply.type('application/json').send(JSON.stringify(all[key] ?? null));
   });
+  app.get('/volumes/:id/migration', async (request) => {
+    const { id } = await find(request, 'volume:get');
+    const migration = await findMigration(db, id);
+    if (!migration) throw new NightlatchError('not-there', { reason: `The data of volume ${id} was never moved.` });
+    return { migration: presentMigration(migration) };
+  });
   app.post('/volumes', { schema: { body: CreateVolume } }, async (request, reply) => {
     const context = allowed(request, 'volume:create');
     refuseUnknownFields(request, request.body.volume);
@@ -90,6 +99,21 @@ export function addVolumeRoutes(app: ApiApp, services: BlockStorageServices): vo
     if (answer === null) return await reply.status(action.status ?? 202).send();
     return await reply.status(action.status ?? 202).send(answer);
   });
+}
+
+/** Ours, in the words of Nova's server migrations. `bandwidth`: MiB per second at most; null: as fast as it goes. */
+function presentMigration(migration: VolumeMigration): object {
+  const { kind, status, copied_bytes, total_bytes, bytes_per_second, reason } = migration;
+  return {
+    kind,
+    status,
+    disk_total_bytes: total_bytes,
+    disk_processed_bytes: copied_bytes,
+    bandwidth: bytes_per_second === 0 ? null : bytes_per_second / MIB,
+    reason,
+    created_at: presentTime(migration.created_at),
+    updated_at: presentTime(migration.updated_at),
+  };
 }
 
 /** A page of a list, with the link to the next, and the count of all where it was asked for. */

@@ -80,6 +80,8 @@ export const UpdateSnapshot = exactly({
   snapshot: Type.Object({ ...Names }, { additionalProperties: false, minProperties: 1 }),
 });
 
+/** MiB per second; 0: as fast as it goes. */
+const Bandwidth = Type.Integer({ minimum: 0, maximum: 1024 ** 2 });
 const anything = Type.Optional(Type.Unknown());
 
 /** One action on a volume, as the one key of the body. See "Volume actions". */
@@ -119,13 +121,27 @@ export const VolumeActionBody = Type.Object(
     'os-reimage': Type.Optional(
       exactly({ image_id: Type.String({ maxLength: 64 }), reimage_reserved: Type.Optional(BooleanWord) }),
     ),
-    'nightlatch:rekey': anything,
     'nightlatch:header_backups': anything,
     'nightlatch:restore_header': Type.Optional(
       exactly({
         version: Type.Optional(Type.Union([Type.Integer({ minimum: 1, maximum: 999_999_999 }), Type.Null()])),
       }),
     ),
+    'os-migrate_volume': Type.Optional(
+      exactly({
+        host: Type.String({ minLength: 1, maxLength: 255 }),
+        force_host_copy: Type.Optional(BooleanWord),
+        lock_volume: Type.Optional(BooleanWord),
+      }),
+    ),
+    'nightlatch:rekey': Type.Optional(
+      Type.Union([
+        Type.Null(),
+        exactly({ volume_key: Type.Optional(Type.Boolean()), bandwidth: Type.Optional(Bandwidth) }),
+      ]),
+    ),
+    'nightlatch:set_migration_bandwidth': Type.Optional(exactly({ bandwidth: Bandwidth })),
+    'nightlatch:cancel_migration': anything,
     'os-force_delete': anything,
     'os-reserve': anything,
     'os-unreserve': anything,

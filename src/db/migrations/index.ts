@@ -18,6 +18,7 @@ import * as backups from './0013-backups.ts';
 import * as whatClientsSaid from './0014-what-clients-said.ts';
 import * as keypairs from './0050-keypairs.ts';
 import * as instanceActions from './0051-instance-actions.ts';
+import * as volumeMigrations from './0052-volume-migrations.ts';
 
 /** Every migration, in order, as a literal list: no directory is scanned at run time. */
 export const migrations: Record<string, Migration> = {
@@ -37,4 +38,5 @@ export const migrations: Record<string, Migration> = {
   '0014-what-clients-said': whatClientsSaid,
   '0050-keypairs': keypairs,
   '0051-instance-actions': instanceActions,
+  '0052-volume-migrations': volumeMigrations,
 };

@@ -32,8 +32,19 @@ export type DomainSpec = {
   readonly network: 'none' | 'user';
 };
 
-/** A disk that a domain has now. */
-export type PresentDisk = { readonly target: string; readonly serial: string; readonly path: string };
+/**
+ * A disk that a domain has now. `copy`: what it is being copied or mirrored to; it is ready when all is there and every write
+ * goes to both.
+ */
+export type PresentDisk = {
+  readonly target: string;
+  readonly serial: string;
+  readonly path: string;
+  readonly copy: { readonly path: string; readonly isReady: boolean } | null;
+};
+
+/** How far a mirror is; while the guest writes, there is ever more to copy. */
+export type MirrorProgress = { readonly copiedBytes: number; readonly totalBytes: number };
 
 /** A key for the time of one call, by the libvirt secret's UUID. `usage` is the name libvirt files it under. */
 export type DomainKey = { readonly secretUuid: string; readonly usage: string; readonly key: Secret };
@@ -82,6 +93,26 @@ export interface Hypervisor {
   copyDisk(serverId: ServerId, target: string, copy: DiskCopy, keys: readonly DomainKey[]): Promise<void>;
   /** Ends a copy that is under way, such as one that a crash left behind. *Repeat*, and none, and no domain: fine. */
   endCopy(serverId: ServerId, target: string): Promise<void>;
+
+  /**
+   * Begins to mirror a domain's disk onto a fresh medium of the same size, at most so fast (0: as fast as it goes); the guest
+   * goes on. Keys as in `start`; QEMU keeps that of the copy with it. *Repeat*: refused while one is under way.
+   */
+  mirrorDisk(
+    serverId: ServerId,
+    target: string,
+    copy: DiskCopy,
+    keys: readonly DomainKey[],
+    bytesPerSecond: number,
+  ): Promise<void>;
+  /** Null: there is no such domain, or the disk is not being mirrored, as after a failure to write the copy. */
+  mirrorProgress(serverId: ServerId, target: string): Promise<MirrorProgress | null>;
+  setMirrorSpeed(serverId: ServerId, target: string, bytesPerSecond: number): Promise<void>;
+  /**
+   * Makes a mirror that is ready the domain's disk. What both hold is on the media on return, and QEMU has closed the one
+   * before. *Throws* hypervisor-failed when it is not ready; the disk is what it was then. *Repeat*: refused.
+   */
+  pivot(serverId: ServerId, target: string): Promise<void>;
 
   /** The disks that a domain has now; an absent one has none. */
   disks(serverId: ServerId): Promise<readonly PresentDisk[]>;

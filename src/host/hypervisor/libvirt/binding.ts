@@ -90,11 +90,14 @@ export const native = {
   virDomainRestoreFlags: declare<[Handle, string, string, number], number>(
     'int virDomainRestoreFlags(void *, str, str, unsigned int)',
   ),
-  virDomainBlockCopy: declare<[Handle, string, string, null, number, number], number>(
+  virDomainBlockCopy: declare<[Handle, string, string, Buffer | null, number, number], number>(
     'int virDomainBlockCopy(void *, str, str, void *, int, unsigned int)',
   ),
   virDomainGetBlockJobInfo: declare<[Handle, string, Buffer, number], number>(
     'int virDomainGetBlockJobInfo(void *, str, void *, unsigned int)',
+  ),
+  virDomainBlockJobSetSpeed: declare<[Handle, string, bigint, number], number>(
+    'int virDomainBlockJobSetSpeed(void *, str, unsigned long, unsigned int)',
   ),
   virDomainBlockJobAbort: declare<[Handle, string, number], number>(
     'int virDomainBlockJobAbort(void *, str, unsigned int)',

@@ -25,6 +25,12 @@ const AFFECT_LIVE = 1;
 const RESIZE_IN_BYTES = 1;
 /** Reuse the file, which is there and formatted; the job need not outlast the domain. */
 const COPY_TO_EXISTING = 2 | 4;
+/** Besides: a write of the guest has ended only when it is in the copy too (libvirt 8.0). */
+const COPY_WRITES_AT_ONCE = 8;
+const SPEED_IN_BYTES = 1;
+const ABORT_BY_PIVOT = 2;
+/** struct virTypedParameter: char field[80], int type, a union of 8 bytes; of the type unsigned long long. */
+const TYPED_PARAMETER = { bytes: 96, typeAt: 80, valueAt: 88, unsignedLongLong: 4 };
 /** struct virDomainBlockJobInfo: int type, unsigned long bandwidth, unsigned long long cur, end. */
 const BLOCK_JOB_INFO_BYTES = 32;
 /** struct virDomainBlockInfo: unsigned long long capacity, allocation, physical. */
@@ -61,8 +67,20 @@ export const calls: Implementation = {
   copyProgress(connection, _key, uuid, disk) {
     const job = withDomain(connection, uuid, (domain) => blockJob(domain, disk));
     // libvirt makes the two equal only once all was copied and every write goes to both.
-    return job && { isWhole: job.end > 0n && job.at === job.end };
+    const isWhole = job !== null && job.end > 0n && job.at === job.end;
+    return job && { isWhole, copiedBytes: Number(job.at), totalBytes: Number(job.end) };
   },
+  mirrorDisk: (connection, _key, uuid, disk, xml, bytesPerSecond) =>
+    did(connection, uuid, (domain) => {
+      const flags = COPY_TO_EXISTING | COPY_WRITES_AT_ONCE;
+      return native.virDomainBlockCopy(domain, disk, xml, bandwidthParameter(bytesPerSecond), 1, flags);
+    }),
+  setCopySpeed: (connection, _key, uuid, disk, bytesPerSecond) =>
+    did(connection, uuid, (domain) =>
+      native.virDomainBlockJobSetSpeed(domain, disk, BigInt(bytesPerSecond), SPEED_IN_BYTES),
+    ),
+  pivot: (connection, _key, uuid, disk) =>
+    did(connection, uuid, (domain) => native.virDomainBlockJobAbort(domain, disk, ABORT_BY_PIVOT)),
   endCopy: (connection, _key, uuid, disk) =>
     did(connection, uuid, (domain) =>
       blockJob(domain, disk) === null ? 0 : native.virDomainBlockJobAbort(domain, disk, 0),
@@ -175,6 +193,15 @@ function blockJob(domain: Handle, disk: string): { readonly at: bigint; readonly
   const found = native.virDomainGetBlockJobInfo(domain, disk, info, 0);
   if (found < 0) throw lastError();
   return found === 0 ? null : { at: info.readBigUInt64LE(16), end: info.readBigUInt64LE(24) };
+}
+
+/** VIR_DOMAIN_BLOCK_COPY_BANDWIDTH, in bytes per second. */
+function bandwidthParameter(bytesPerSecond: string): Buffer {
+  const parameter = Buffer.alloc(TYPED_PARAMETER.bytes);
+  parameter.write('bandwidth', 'latin1');
+  parameter.writeInt32LE(TYPED_PARAMETER.unsignedLongLong, TYPED_PARAMETER.typeAt);
+  parameter.writeBigUInt64LE(BigInt(bytesPerSecond), TYPED_PARAMETER.valueAt);
+  return parameter;
 }
 
 function domainState(domain: Handle): number | null {

@@ -11,6 +11,7 @@ import type {
   DomainState,
   Hypervisor,
   HypervisorEvent,
+  MirrorProgress,
   PresentDisk,
 } from '#host/hypervisor/hypervisor.ts';
 import { runPaths } from '#host/run-directory.ts';
@@ -20,6 +21,7 @@ import { EventFeed, type FeedEvent } from './event-feed.ts';
 import { checkSeenByLibvirt } from './mount-check.ts';
 import { OneAtATime } from './one-at-a-time.ts';
 import { LibvirtPool } from './pool.ts';
+import type { Calls } from './protocol.ts';
 import { disksIn, updateSavedXml, uuidOf } from './saved-xml.ts';
 
 export type LibvirtOptions = {
@@ -174,6 +176,33 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
     } finally {
       await this.endCopy(serverId, target);
     }
+  }
+
+  async mirrorDisk(
+    serverId: ServerId,
+    target: string,
+    copy: DiskCopy,
+    keys: readonly DomainKey[],
+    bytesPerSecond: number,
+  ): Promise<void> {
+    const doing = `Mirroring disk ${target} of server ${serverId}`;
+    const args: Calls['mirrorDisk']['args'] = [serverId, target, copyXml(copy), String(bytesPerSecond)];
+    await this.#withSecrets(doing, keys, async () => must(doing, await this.#pool.call('mirrorDisk', args, { doing })));
+  }
+
+  async mirrorProgress(serverId: ServerId, target: string): Promise<MirrorProgress | null> {
+    const doing = `Looking at the mirror of disk ${target} of server ${serverId}`;
+    return await this.#pool.call('copyProgress', [serverId, target], { doing });
+  }
+
+  async setMirrorSpeed(serverId: ServerId, target: string, bytesPerSecond: number): Promise<void> {
+    const doing = `Changing how fast disk ${target} of server ${serverId} is mirrored`;
+    must(doing, await this.#pool.call('setCopySpeed', [serverId, target, String(bytesPerSecond)], { doing }));
+  }
+
+  async pivot(serverId: ServerId, target: string): Promise<void> {
+    const doing = `Giving server ${serverId} the mirror of its disk ${target}`;
+    must(doing, await this.#pool.call('pivot', [serverId, target], { doing, timeoutMs: SAVE_TIMEOUT_MS }));
   }
 
   async endCopy(serverId: ServerId, target: string): Promise<void> {

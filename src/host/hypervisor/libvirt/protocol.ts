@@ -1,6 +1,9 @@
 /** A domain as libvirt sees it; `state` is libvirt's number (virDomainState). */
 export type FoundDomain = { readonly uuid: string; readonly name: string; readonly state: number };
 
+/** `isWhole`: all is copied, and every write goes to both. */
+export type CopyProgress = { readonly isWhole: boolean; readonly copiedBytes: number; readonly totalBytes: number };
+
 /**
  * What a call worker can be asked, each a short series of libvirt calls: arguments and result. A key is never among
  * the arguments; it comes by descriptor 4.
@@ -21,7 +24,13 @@ export type Calls = {
   /** Starts to copy a disk onto what the XML says; false: there is no such domain. */
   copyDisk: { args: [uuid: string, disk: string, xml: string]; result: boolean };
   /** How far the copying is; null: there is no such domain, or no copying. */
-  copyProgress: { args: [uuid: string, disk: string]; result: { readonly isWhole: boolean } | null };
+  copyProgress: { args: [uuid: string, disk: string]; result: CopyProgress | null };
+  /** As `copyDisk`, at most so fast (0: as fast as it goes), with every write of the guest to both as soon as it is made. */
+  mirrorDisk: { args: [uuid: string, disk: string, xml: string, bytesPerSecond: string]; result: boolean };
+  /** False: there is no such domain. */
+  setCopySpeed: { args: [uuid: string, disk: string, bytesPerSecond: string]; result: boolean };
+  /** Ends a copy that is whole by making it the disk; on return it is, and QEMU has closed what the disk was. False as above. */
+  pivot: { args: [uuid: string, disk: string]; result: boolean };
   /** Ends copying, if there is any; a copy that was whole is one as of this moment. False as above. */
   endCopy: { args: [uuid: string, disk: string]; result: boolean };
   /** Null: there is no such domain. */

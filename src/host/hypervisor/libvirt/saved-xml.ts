@@ -43,10 +43,17 @@ export function disksIn(xml: string): PresentDisk[] {
   return devices.flatMap((node) => {
     if (!node.disk) return [];
     const parts = childNodes(node, 'disk');
-    const { dev, file } = attributesOf(parts, 'source');
     const serial = textOf(children(parts, 'serial')[0], 'serial');
-    return [{ target: attributesOf(parts, 'target').dev ?? '', serial, path: unescapeXml(dev ?? file ?? '') }];
+    const [mirror] = children(parts, 'mirror');
+    const isReady = mirror?.[':@']?.ready === 'yes';
+    const copy = mirror ? { path: pathIn(childNodes(mirror, 'mirror')), isReady } : null;
+    return [{ target: attributesOf(parts, 'target').dev ?? '', serial, path: pathIn(parts), copy }];
   });
+}
+
+function pathIn(parts: readonly Node[]): string {
+  const { dev, file } = attributesOf(parts, 'source');
+  return unescapeXml(dev ?? file ?? '');
 }
 
 function textOf(node: Node | undefined, name: string): string {

@@ -1,0 +1,108 @@
+import { crashPoint } from '#core/crash-point.ts';
+import type { DiskSpec } from '#core/disk.ts';
+import { NightlatchError } from '#core/errors.ts';
+import type { ServerId } from '#core/ids.ts';
+import type { DiskAccess } from '#host/disk-access.ts';
+import type { DiskMaker } from '#host/disk-maker.ts';
+import { domainDisk, domainKeys } from '#host/domain-disks.ts';
+import { syncFile } from '#host/files.ts';
+import { notRunning, wholeOrNot } from '#host/guest-disks.ts';
+import type { DiskKeys, MirroredDisk, MirrorState } from '#host/host-agent.ts';
+import type { Hypervisor, PresentDisk } from '#host/hypervisor/hypervisor.ts';
+
+type Parts = { readonly disks: DiskAccess; readonly maker: DiskMaker; readonly hypervisor: Hypervisor };
+
+/** Disks that are mirrored onto others while their guest goes on. A disk is found by where its guest has it open. */
+export class DiskMirrors {
+  readonly #parts: Parts;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  /** See `HostAgent.mirrorDisk`. */
+  async begin(serverId: ServerId, disks: MirroredDisk, keys: DiskKeys, bytesPerSecond: number): Promise<void> {
+    const { disks: access, maker, hypervisor } = this.#parts;
+    const { from, to } = disks;
+    const present = await this.#present(serverId, from);
+    if (!present && (await this.#present(serverId, to))) return;
+    if (!present) throw notRunning(`Mirroring disk ${from.id}`, serverId);
+    const { target, copy } = present;
+    if (copy?.path === access.guestPath(to)) return await hypervisor.setMirrorSpeed(serverId, target, bytesPerSecond);
+    if (copy) await hypervisor.endCopy(serverId, target);
+    await maker.make(to, { kind: 'blank' }, keys);
+    const isDevice = access.isDevice(to);
+    try {
+      const attachment = isDevice
+        ? await access.unlockDevice(to, keys)
+        : await wholeOrNot(access.driver(to).attachment(to));
+      const medium = domainDisk({ disk: to, target }, attachment, isDevice);
+      await hypervisor.mirrorDisk(serverId, target, medium, domainKeys(isDevice ? [] : [to], keys), bytesPerSecond);
+    } catch (error) {
+      // Not when nobody knows: QEMU may have it.
+      const now = await this.state(serverId, disks).catch(() => null);
+      if (now?.kind === 'none' || now?.kind === 'no-guest') await access.lock(to);
+      throw error;
+    }
+    crashPoint('agent.mirror-disk.begun');
+  }
+
+  async state(serverId: ServerId, { from, to }: MirroredDisk): Promise<MirrorState> {
+    const present = await this.#present(serverId, from);
+    if (!present) return { kind: (await this.#present(serverId, to)) ? 'switched' : 'no-guest' };
+    if (present.copy?.path !== this.#parts.disks.guestPath(to)) return { kind: 'none' };
+    const progress = await this.#parts.hypervisor.mirrorProgress(serverId, present.target);
+    if (progress === null) return { kind: 'none' };
+    const { copiedBytes, totalBytes } = progress;
+    return { kind: 'mirrored', isReady: present.copy.isReady, copiedBytes, totalBytes };
+  }
+
+  async setSpeed(serverId: ServerId, { from }: MirroredDisk, bytesPerSecond: number): Promise<void> {
+    const present = await this.#present(serverId, from);
+    if (present?.copy) await this.#parts.hypervisor.setMirrorSpeed(serverId, present.target, bytesPerSecond);
+  }
+
+  /**
+   * See `HostAgent.switchToMirror`. While the guest is paused nothing is written; QEMU flushes both sides before it lets go
+   * of the one: the old one when the guest is paused, the new one when it becomes the disk.
+   */
+  async switch(serverId: ServerId, disks: MirroredDisk): Promise<void> {
+    const { disks: access, hypervisor } = this.#parts;
+    const { from, to } = disks;
+    const doing = `Giving server ${serverId} disk ${to.id} instead of ${from.id}`;
+    await hypervisor.pause(serverId);
+    crashPoint('agent.switch-to-mirror.paused');
+    const present = await this.#present(serverId, from);
+    if (present) await hypervisor.pivot(serverId, present.target);
+    crashPoint('agent.switch-to-mirror.pivoted');
+    if (!(await this.#present(serverId, to))) throw notRunning(doing, serverId);
+    await syncFile(access.guestPath(to));
+    await access.lock(from);
+  }
+
+  /** See `HostAgent.endMirror`. */
+  async end(serverId: ServerId, disks: MirroredDisk): Promise<void> {
+    const { disks: access, hypervisor } = this.#parts;
+    const { from, to } = disks;
+    const present = await this.#present(serverId, from);
+    if (!present && (await this.#present(serverId, to))) {
+      const reason = 'its guest has the mirror already';
+      throw new NightlatchError('hypervisor-failed', { doing: `Ending the mirror of disk ${from.id}`, reason });
+    }
+    if (present?.copy?.path === access.guestPath(to)) await hypervisor.endCopy(serverId, present.target);
+    await access.lock(to);
+  }
+
+  /** @throws conflict while a disk of the guest is being mirrored: the key of what it is mirrored to would stay on the host. */
+  async checkNone(serverId: ServerId, doing: string): Promise<void> {
+    const mirrored = (await this.#parts.hypervisor.disks(serverId)).find(({ copy }) => copy !== null);
+    if (!mirrored) return;
+    const reason = `${doing} was not begun: this host forgets keys while a server is paused, and its disk ${mirrored.target} is being copied to another. Wait until that has ended, or cancel it.`;
+    throw new NightlatchError('conflict', { reason });
+  }
+
+  async #present(serverId: ServerId, disk: DiskSpec): Promise<PresentDisk | undefined> {
+    const path = this.#parts.disks.guestPath(disk);
+    return (await this.#parts.hypervisor.disks(serverId)).find((each) => each.path === path);
+  }
+}

@@ -1,0 +1,176 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { crashPoint } from '#core/crash-point.ts';
+import { NightlatchError } from '#core/errors.ts';
+import type { Queryable } from '#db/database.ts';
+import { updateDisk } from '#db/disks.ts';
+import { attachmentOf } from '#db/volume-attachments.ts';
+import { findMigration, showMigrationProgress, showMigrationStatus } from '#db/volume-migrations.ts';
+import { updateVolume } from '#db/volumes.ts';
+import type { OperationContext } from '#operations/context.ts';
+import { copyDisk } from '#operations/create-volume.ts';
+import { waitForReaders } from '#operations/delete-volume.ts';
+import type { Failure, Operation, Step } from '#operations/engine.ts';
+import { giveServerBack, holdServer } from '#operations/hold-server.ts';
+import { cancelled, mirrorOf, mirrorUntilReady, switchGuest } from '#operations/mirror-volume.ts';
+import { exchangeForSuccessor, planSuccessor, type SuccessorColumns } from '#operations/successor-disk.ts';
+import { finishAsBefore, needPlacedDisk, placedDiskOf, type VolumeInput } from '#operations/volume-context.ts';
+import { destroyVolumeDisk, guestThatHas, storeVolumeKey } from '#operations/volume-steps.ts';
+
+const LOOK_EVERY_MS = 500;
+/** A mirror that ends although its guest goes on, as when the guest was rebooted, is begun again so often. */
+const LOST_LIMIT = 3;
+
+/** What differs between the operations that move a volume's data. */
+export type Move = {
+  readonly name: string;
+  /** How the disk that is coming differs from the one there is; null: it may stay as it is. */
+  readonly change: (tx: Queryable, input: VolumeInput) => Promise<SuccessorColumns | null>;
+  /** Written in the transaction that gives the volume its disk, or, when that stays, by itself. */
+  readonly also: (tx: Queryable, input: VolumeInput) => Promise<void>;
+};
+
+/**
+ * Moves a volume's data to a disk made for that, under a key and a volume key of its own; the volume keeps the one it has until
+ * then. Under a guest that has it the data is mirrored; otherwise it is copied while no guest can begin.
+ *
+ * | step      | effect                                              | compensation                    | a repeat         |
+ * |-----------|-----------------------------------------------------|---------------------------------|------------------|
+ * | wait      | what is being made from it has ended                | –                               | fine             |
+ * | plan      | a row for the disk that is coming, if there must be another | the row ended           | keeps the row    |
+ * | store-key | its secret is stored                                | secret destroyed                | keeps the secret |
+ * | move      | it holds what the volume holds, and is the volume's, also to its guest | mirror ended, header overwritten, medium gone; after the exchange none: the point of no return | goes on with a mirror, starts a copy over |
+ * | remove    | the one before and its secret are destroyed         | none                            | fine             |
+ * | finish    | the status it had                                   | –                               | same             |
+ */
+export function moveVolume(context: OperationContext, move: Move): Operation<VolumeInput> {
+  const undo = (input: VolumeInput) => discard(context, input, move);
+  const storeKey = storeVolumeKey(context, ({ volumeId }: VolumeInput) => volumeId, 'coming');
+  const steps: Step<VolumeInput>[] = [
+    waitForReaders(context),
+    { name: 'plan', run: (input) => plan(context, input, move), undo },
+    {
+      name: 'store-key',
+      undo,
+      run: async (input) => {
+        if (await placedDiskOf(context, input.volumeId, 'coming')) await storeKey.run(input);
+      },
+    },
+    { name: 'move', run: (input) => moveData(context, input, move), undo },
+    { name: 'remove', run: ({ volumeId, requestId }) => destroyVolumeDisk(context, volumeId, requestId, 'kept') },
+    { name: 'finish', run: (input) => finish(context, input, null) },
+  ];
+  return { name: move.name, steps, failed: (input, failure) => finish(context, input, failure) };
+}
+
+async function plan(context: OperationContext, input: VolumeInput, { change }: Move): Promise<void> {
+  const columns = await context.db.transaction().execute((tx) => change(tx, input));
+  if (columns !== null) await planSuccessor(context, input.volumeId, async () => columns);
+}
+
+async function moveData(context: OperationContext, input: VolumeInput, move: Move): Promise<void> {
+  const { volumeId } = input;
+  const { db } = context;
+  if (!(await placedDiskOf(context, volumeId, 'coming'))) {
+    await giveServerBack(context, input);
+    // Either it was exchanged before a crash, or there is no other disk.
+    return await db.transaction().execute((tx) => move.also(tx, input));
+  }
+  await db.transaction().execute((tx) => showMigrationStatus(tx, volumeId, 'running'));
+  for (let lost = 0; lost <= LOST_LIMIT; ) {
+    const guest = await guestThatHas(context, volumeId);
+    if (guest === null) {
+      if (await moveLocked(context, input, move)) return;
+      continue;
+    }
+    const mirror = await mirrorOf(context, input, guest);
+    const outcome = await mirrorUntilReady(context, input, mirror);
+    if (outcome === 'lost') lost++;
+    if (outcome === 'ready' && (await switchGuest(context, input, mirror, () => exchange(context, input, move))))
+      return;
+    await sleep(LOOK_EVERY_MS);
+  }
+  const doing = `Moving the data of volume ${volumeId}`;
+  const reason = 'its mirror ended again and again; is its backend full?';
+  throw new NightlatchError('hypervisor-failed', { doing, reason });
+}
+
+async function exchange(context: OperationContext, input: VolumeInput, { also }: Move): Promise<void> {
+  const { disk } = await needPlacedDisk(context, input.volumeId, 'coming');
+  await updateVolume(context.db, input.volumeId, { migration_status: 'completing' });
+  await exchangeForSuccessor(context, input.volumeId, async (tx) => {
+    await updateDisk(tx, disk.id, { state: 'formatted' });
+    await also(tx, input);
+  });
+}
+
+/** False: something else was done to the server that has it: look again. A server that has it is held meanwhile. */
+async function moveLocked(context: OperationContext, input: VolumeInput, move: Move): Promise<boolean> {
+  const serverId = (await attachmentOf(context.db, input.volumeId))?.server_id ?? null;
+  if (serverId !== null && !(await holdServer(context, input, serverId))) return false;
+  try {
+    if ((await guestThatHas(context, input.volumeId)) !== null) return false;
+    await copyUnlessCancelled(context, input);
+    crashPoint('steps.move-volume.copied');
+    await exchange(context, input, move);
+    return true;
+  } finally {
+    await giveServerBack(context, input);
+  }
+}
+
+/** A copy ends early when the disk it goes to is destroyed. */
+async function copyUnlessCancelled(context: OperationContext, input: VolumeInput): Promise<void> {
+  const { disk: from } = await needPlacedDisk(context, input.volumeId);
+  const { disk, agent } = await needPlacedDisk(context, input.volumeId, 'coming');
+  let isOver = false;
+  let isCancelled = false;
+  const watch = async () => {
+    while (!isOver) {
+      isCancelled ||= (await showMigrationProgress(context.db, input.volumeId, null)).isCancelled;
+      if (isCancelled) await agent.destroyDisk(disk);
+      await sleep(LOOK_EVERY_MS);
+    }
+  };
+  const watching = watch();
+  try {
+    await copyDisk(context, { from, disk, requestId: input.requestId, isNewKey: true });
+  } catch (error) {
+    if (!isCancelled) throw error;
+  } finally {
+    isOver = true;
+    await watching;
+  }
+  if (isCancelled) throw cancelled(input);
+}
+
+/** A guest that has the disk that is coming already is not given the other one back: then the rows follow. */
+async function discard(context: OperationContext, input: VolumeInput, move: Move): Promise<void> {
+  const { volumeId, requestId } = input;
+  const coming = await placedDiskOf(context, volumeId, 'coming');
+  const guest = coming && (await guestThatHas(context, volumeId));
+  if (guest) {
+    const { from, to } = await mirrorOf(context, input, guest);
+    const { agent, server } = guest;
+    if ((await agent.mirrorState(server.id, { from, to })).kind === 'switched') {
+      await exchange(context, input, move);
+      await giveServerBack(context, input);
+      return await destroyVolumeDisk(context, volumeId, requestId, 'kept');
+    }
+    await agent.endMirror(server.id, { from, to });
+  }
+  await giveServerBack(context, input);
+  if (coming) await destroyVolumeDisk(context, volumeId, requestId, 'coming');
+}
+
+async function finish(context: OperationContext, input: VolumeInput, failure: Failure | null): Promise<void> {
+  const { volumeId } = input;
+  await giveServerBack(context, input);
+  const migration = await findMigration(context.db, volumeId);
+  if (migration?.status === 'cancelling') {
+    await showMigrationStatus(context.db, volumeId, failure === null ? 'completed' : 'cancelled');
+  } else if (migration?.status === 'running' || migration?.status === 'accepted') {
+    const [status, reason] = failure === null ? (['completed', null] as const) : (['error', failure.message] as const);
+    await showMigrationStatus(context.db, volumeId, status, reason);
+  }
+  await finishAsBefore(context, input);
+}

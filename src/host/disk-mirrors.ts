@@ -70,9 +70,11 @@ export class DiskMirrors {
     const { disks: access, hypervisor } = this.#parts;
     const { from, to } = disks;
     const doing = `Giving server ${serverId} disk ${to.id} instead of ${from.id}`;
+    const present = await this.#present(serverId, from);
+    // What is flushed now is not waited for while the guest is paused.
+    if (present) for (const disk of [from, to]) await syncFile(access.guestPath(disk));
     await hypervisor.pause(serverId);
     crashPoint('agent.switch-to-mirror.paused');
-    const present = await this.#present(serverId, from);
     if (present) await hypervisor.pivot(serverId, present.target);
     crashPoint('agent.switch-to-mirror.pivoted');
     if (!(await this.#present(serverId, to))) throw notRunning(doing, serverId);

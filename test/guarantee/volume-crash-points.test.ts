@@ -4,6 +4,7 @@ import type { InnerCrashPoint } from '#core/crash-point.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { backupOperations } from '#operations/durable-backup-operations.ts';
 import { contentOperations } from '#operations/durable-content-operations.ts';
+import { migrationOperations } from '#operations/durable-migration-operations.ts';
 import { snapshotOperations } from '#operations/durable-snapshot-operations.ts';
 import { volumeOperations } from '#operations/durable-volume-operations.ts';
 import { findStrays } from '#test/support/strays.ts';
@@ -18,7 +19,7 @@ import { waitUntil } from '#test/support/wait.ts';
 /** The names of what is there before the operation; the volume is called `data`. */
 type Case = {
   /** Its volume type: `small` takes no more room than what was written, and the time for that. */
-  readonly type?: 'secret' | 'small';
+  readonly type?: 'secret' | 'small' | 'anywhere';
   readonly prepare?: (lab: VolumesAndServers, volume: string) => Promise<void>;
   readonly request: (lab: VolumesAndServers, volume: string) => Promise<unknown>;
   /** What there is then, by kind and name, and its status; `gone`: it is not. */
@@ -164,6 +165,23 @@ const cases: Readonly<Record<string, Case>> = {
     ends: [['volume', 'data', 'available']],
     inner: ['steps.replace-content.exchanged', 'steps.destroy-volume-disk.removed', 'steps.replace-content.filled'],
   },
+  'reencrypt-volume': {
+    type: 'small',
+    request: action({ 'nightlatch:rekey': { volume_key: true } }),
+    ends: [['volume', 'data', 'available']],
+    inner: ['agent.create-disk.formatted', 'steps.destroy-volume-disk.removed', 'steps.move-volume.copied'],
+  },
+  'migrate-volume': {
+    type: 'anywhere',
+    request: async (lab, volume) => {
+      const { volume: is } = await lab.must('GET', `/volumes/${volume}`);
+      const from: string = is['os-vol-host-attr:host'];
+      const host = from.endsWith('#files') ? from.replaceAll('files', 'small') : from.replaceAll('small', 'files');
+      return await action({ 'os-migrate_volume': { host, lock_volume: true } })(lab, volume);
+    },
+    ends: [['volume', 'data', 'available']],
+    inner: ['steps.destroy-volume-disk.removed', 'steps.move-volume.copied'],
+  },
   'delete-volume': {
     request: (lab, volume) => lab.must('DELETE', `/volumes/${volume}`),
     ends: [['volume', 'data', 'gone']],
@@ -181,6 +199,7 @@ function pointsOf(name: string, inner: readonly string[]): string[] {
     ...snapshotOperations(context),
     ...backupOperations(context),
     ...contentOperations(context),
+    ...migrationOperations(context),
   ];
   const operation = all.find((each) => each.name === name.split(' ')[0]);
   assert.ok(operation, `there is no operation ${name}`);
@@ -201,6 +220,7 @@ describe('a crash at any point of what is done to volumes', { timeout: 21_600_00
     lab = await VolumesAndServers.open({ more });
     await lab.addEncryptedType('secret', { volume_backend_name: 'files' });
     await lab.addEncryptedType('small', { volume_backend_name: 'small' });
+    await lab.addEncryptedType('anywhere');
   });
   after(() => lab[Symbol.asyncDispose]());
 

@@ -34,6 +34,12 @@ export class GuestWriter {
     return Number(await this.#guest.run('tr -s " " "\\n" </tmp/wrote | sort -n | tail -n 1'));
   }
 
+  /** The highest number that the volume has, also for a guest that was booted since. */
+  async countOnVolume(): Promise<number> {
+    const read = `head -c ${BYTES} ${await this.device()}`;
+    return Number(await this.#guest.run(`${read} | tr -s " " "\n" | grep -a "^[0-9]*$" | sort -n | tail -n 1`));
+  }
+
   /** On return nothing is written any more, and the volume was read and holds all that was. */
   async stop(noiseKib = 16 * 1024): Promise<void> {
     await this.#guest.run(

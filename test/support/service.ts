@@ -39,7 +39,7 @@ export const formatUnderTest = process.env.NIGHTLATCH_TEST_FORMAT ?? 'luks';
 export const luksEngineUnderTest = process.env.NIGHTLATCH_TEST_LUKS_ENGINE ?? 'qemu';
 
 const START_TIMEOUT_MS = 60_000;
-const CRASH_TIMEOUT_MS = 30_000;
+const CRASH_TIMEOUT_MS = 180_000;
 const NIGHTLATCH = ['src/cli/main.ts', 'serve', '--config'];
 
 /**
@@ -150,12 +150,17 @@ export class TestService implements AsyncDisposable {
   }
 
   /** Has the process kill itself at the point while it serves the request, and starts it again. */
-  async crashAt(point: string, request: () => Promise<unknown>): Promise<void> {
+  async crashAt(
+    point: string,
+    request: () => Promise<unknown>,
+    meanwhile: () => Promise<void> = async () => {},
+  ): Promise<void> {
     await writeFile(this.#crashFile, point);
     // The answer may never come: the process can be dead before it is sent.
     await request().catch(() => {});
     await this.ended(CRASH_TIMEOUT_MS);
     await rm(this.#crashFile);
+    await meanwhile();
     await this.launch();
   }
 

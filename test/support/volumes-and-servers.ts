@@ -92,10 +92,10 @@ export class VolumesAndServers implements AsyncDisposable {
     return backup.id;
   }
 
-  /** Kills the service at the point while it serves the request, and starts it again. */
-  async crashAt(point: string, request: () => Promise<unknown>): Promise<void> {
+  /** Kills the service at the point while it serves the request, does something meanwhile, and starts it again. */
+  async crashAt(point: string, request: () => Promise<unknown>, meanwhile?: () => Promise<void>): Promise<void> {
     const { service } = this.servers;
-    await service.crashAt(point, request);
+    await service.crashAt(point, request, meanwhile);
     this.servers.cloud = await service.client();
   }
 
@@ -221,7 +221,9 @@ function inClear(passphrase: Uint8Array, { path, format }: EncryptedFile, comman
   const layer = format === 'qcow2' ? 'driver=qcow2,encrypt.format=luks' : 'driver=luks';
   const options = `${layer},${inLayer}key-secret=key,file.filename=${path}`;
   // QEMU opens a pipe by that name, and not the socket that a child of Node has there.
-  const shell = ['-c', 'cat | exec qemu-io "$@"', 'sh', '-c', command, '--image-opts', options];
+  // What is only read may be open in a guest.
+  const sharing = command.startsWith('write') ? [] : ['--read-only', '--force-share'];
+  const shell = ['-c', 'cat | exec qemu-io "$@"', 'sh', ...sharing, '-c', command, '--image-opts', options];
   const secret = ['--object', 'secret,id=key,file=/dev/stdin'];
   const { status, stderr, stdout } = spawnSync('sh', [...shell, ...secret], { input: passphrase, encoding: 'utf8' });
   if (status === 0 || /verification failed/.test(stdout)) return stdout;

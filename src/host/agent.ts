@@ -248,6 +248,7 @@ export class LocalHostAgent implements HostAgent {
     const { hypervisor } = this.#parts;
     await this.#disks.withPlaintext(memory, memoryKey, async (path) => {
       if ((await hypervisor.state(serverId)) !== 'absent') {
+        await this.#mirrors.endAll(serverId);
         await hypervisor.save(serverId, path);
         crashPoint('agent.suspend-server.saved');
         return;

@@ -95,6 +95,14 @@ export class DiskMirrors {
     await access.lock(to);
   }
 
+  /** Ends every mirror and copy of a guest's disks: libvirt does not save the memory of a guest that has one. */
+  async endAll(serverId: ServerId): Promise<void> {
+    const { hypervisor } = this.#parts;
+    for (const { target, copy } of await hypervisor.disks(serverId)) {
+      if (copy !== null) await hypervisor.endCopy(serverId, target);
+    }
+  }
+
   /** @throws conflict while a disk of the guest is being mirrored: the key of what it is mirrored to would stay on the host. */
   async checkNone(serverId: ServerId, doing: string): Promise<void> {
     const mirrored = (await this.#parts.hypervisor.disks(serverId)).find(({ copy }) => copy !== null);

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { sql } from 'kysely';
 import { NightlatchError } from '#core/errors.ts';
 import type { ServerId } from '#core/ids.ts';
-import { lockServer, releaseServer } from '#db/servers.ts';
+import { findServer, lockServer, releaseServer } from '#db/servers.ts';
 import { loadIfPlaced, type OperationContext, type ServerInput } from '#operations/context.ts';
 import { needVolume, type VolumeInput } from '#operations/volume-context.ts';
 
@@ -20,18 +20,24 @@ const LOOK_EVERY_MS = 200;
  * *Throws* conflict when a delete has taken it over and waits for this operation.
  */
 export async function holdServer(context: OperationContext, input: VolumeInput, serverId: ServerId): Promise<boolean> {
+  if (!(await isIdle(context, input, serverId))) return false;
   const { operation } = await needVolume(context, input.volumeId);
-  const other = await context.db.transaction().execute(async (tx) => {
+  return await context.db.transaction().execute(async (tx) => {
     const server = await lockServer(tx, serverId);
-    if (server.operation?.id === input.operationId) return null;
-    if (server.operation !== null || operation?.id !== input.operationId) return server.operation;
+    if (server.operation?.id === input.operationId) return true;
+    if (server.operation !== null || operation?.id !== input.operationId) return false;
     // An input for both: whoever goes on with what rows name may find it here first.
     const held = { ...operation, input: { ...input, serverId, after: null } };
     const change = { task_state: TASK, operation: JSON.stringify(held), updated_at: new Date() } as const;
     await tx.updateTable('servers').set(change).where('id', '=', serverId).execute();
-    return null;
+    return true;
   });
-  if (other === null) return true;
+}
+
+/** Whether nothing else is done to a server. False: what was has ended by now, so look again. *Throws* as `holdServer`. */
+export async function isIdle(context: OperationContext, input: VolumeInput, serverId: ServerId): Promise<boolean> {
+  const other = (await findServer(context.db, serverId))?.operation ?? null;
+  if (other === null || other.id === input.operationId) return true;
   if ((other.input as ServerInput).after === input.operationId) throw takenOver(input, serverId);
   await context.engine.settled(other.id);
   await sleep(LOOK_EVERY_MS);

@@ -5,7 +5,7 @@ import { NightlatchError } from '#core/errors.ts';
 import { findMigration, showMigrationProgress } from '#db/volume-migrations.ts';
 import type { MirrorState } from '#host/host-agent.ts';
 import type { OperationContext, PlacedServer } from '#operations/context.ts';
-import { giveServerBack, holdServer } from '#operations/hold-server.ts';
+import { giveServerBack, holdServer, isIdle } from '#operations/hold-server.ts';
 import { needPlacedDisk, type VolumeInput } from '#operations/volume-context.ts';
 
 /*
@@ -25,6 +25,7 @@ const LOOK_EVERY_MS = 500;
 /** A host that does not answer in the middle of the switch is asked until it does. */
 const ASK_AGAIN_MS = 1000;
 
+/** `no-guest`: none, or it is not known what becomes of it. */
 export type MirrorOutcome = 'ready' | 'no-guest' | 'lost';
 
 /** The guest, and the disk it has with the one it is to have. */
@@ -52,6 +53,8 @@ export async function mirrorUntilReady(
   if (isDone(state)) return 'ready';
   // A crash in the middle of a switch may have left it held, its guest paused.
   await giveServerBack(context, input);
+  // What ends a mirror on purpose, such as a suspend, has to be over before the next.
+  if (!(await isIdle(context, input, server.id))) return 'no-guest';
   let speed = (await findMigration(context.db, input.volumeId))?.bytes_per_second ?? 0;
   await context.keys.lend([to], 'run', input.requestId, (keys) =>
     agent.mirrorDisk(server.id, { from, to }, keys, speed),
@@ -62,7 +65,8 @@ export async function mirrorUntilReady(
     if (state.kind !== 'mirrored') {
       await agent.endMirror(server.id, { from, to });
       await context.keys.close([to], input.requestId);
-      return state.kind === 'none' ? 'lost' : 'no-guest';
+      const isOwn = state.kind === 'none' && (await isIdle(context, input, server.id));
+      return isOwn ? 'lost' : 'no-guest';
     }
     const wished = await showMigrationProgress(context.db, input.volumeId, state);
     if (wished.isCancelled) throw cancelled(input);

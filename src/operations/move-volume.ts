@@ -1,8 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { crashPoint } from '#core/crash-point.ts';
 import { NightlatchError } from '#core/errors.ts';
+import type { ServerId } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
 import { updateDisk } from '#db/disks.ts';
+import { findServer } from '#db/servers.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
 import { findMigration, showMigrationProgress, showMigrationStatus } from '#db/volume-migrations.ts';
 import { updateVolume } from '#db/volumes.ts';
@@ -109,6 +111,7 @@ async function moveLocked(context: OperationContext, input: VolumeInput, move: M
   if (serverId !== null && !(await holdServer(context, input, serverId))) return false;
   try {
     if ((await guestThatHas(context, input.volumeId)) !== null) return false;
+    if (serverId !== null) await checkSavedMemory(context, input, serverId);
     await copyUnlessCancelled(context, input);
     crashPoint('steps.move-volume.copied');
     await exchange(context, input, move);
@@ -116,6 +119,20 @@ async function moveLocked(context: OperationContext, input: VolumeInput, move: M
   } finally {
     await giveServerBack(context, input);
   }
+}
+
+/** A suspended guest goes on with devices as they were: of the disk behind one only the place and the key may be others. */
+async function checkSavedMemory(
+  context: OperationContext,
+  { volumeId }: VolumeInput,
+  serverId: ServerId,
+): Promise<void> {
+  if ((await findServer(context.db, serverId))?.vm_state !== 'suspended') return;
+  const { disk: from } = await needPlacedDisk(context, volumeId);
+  const { disk: to } = await needPlacedDisk(context, volumeId, 'coming');
+  if (from.storage === to.storage && from.encryption === to.encryption) return;
+  const reason = `Moving the data of volume ${volumeId} was ended: server ${serverId} is suspended, and its saved memory does not fit the other kind of disk. Resume it first.`;
+  throw new NightlatchError('conflict', { reason });
 }
 
 /** A copy ends early when the disk it goes to is destroyed. */

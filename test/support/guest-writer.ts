@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 export type Shell = { run(command: string): Promise<string> };
 
 const BYTES = '32k';
+const HIGHEST = 'tr -c 0-9 "\\n" | sort -n | tail -n 1';
 
 /** A guest that writes to a volume all the time, and keeps in its memory what it wrote. */
 export class GuestWriter {
@@ -31,13 +32,13 @@ export class GuestWriter {
 
   /** The highest number written. */
   async count(): Promise<number> {
-    return Number(await this.#guest.run('tr -s " " "\\n" </tmp/wrote | sort -n | tail -n 1'));
+    return Number(await this.#guest.run(`cat /tmp/wrote | ${HIGHEST}`));
   }
 
   /** The highest number that the volume has, also for a guest that was booted since. */
   async countOnVolume(): Promise<number> {
     const read = `head -c ${BYTES} ${await this.device()}`;
-    return Number(await this.#guest.run(`${read} | tr -s " " "\n" | grep -a "^[0-9]*$" | sort -n | tail -n 1`));
+    return Number(await this.#guest.run(`${read} | ${HIGHEST}`));
   }
 
   /** On return nothing is written any more, and the volume was read and holds all that was. */

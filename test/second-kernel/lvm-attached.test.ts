@@ -15,6 +15,7 @@ import { type LocalHost, openLocalHost } from '#main/local-host.ts';
 import { statePaths } from '#main/state-paths.ts';
 import { bootSector } from '#test/support/boot-sector.ts';
 import { tell } from '#test/support/disk-lab.ts';
+import { waitUntil } from '#test/support/wait.ts';
 
 /** Volumes on logical volumes, of a whole host with a real libvirt and a guest that lets go of nothing. */
 const GROUP = process.env.NIGHTLATCH_TEST_VOLUME_GROUP ?? '';
@@ -134,6 +135,61 @@ for (const format of ['luksv2', 'plain', 'luks', null] as const) {
     const now = format === 'luks' ? disk : larger;
     assert.equal(await beginning(now, hasHeader ? to : key), 'MARKER');
     for (const each of [root, now]) await agent.destroyDisk(each);
+    assert.equal(tell('lvs', '--noheadings', '--select', `lv_name=~"volume-"`, GROUP).text.trim(), '');
+  });
+}
+
+const moves = [
+  ['luksv2', 'luksv2'],
+  ['luksv2', 'luks'],
+  ['luks', null],
+  [null, 'plain'],
+] as const;
+for (const [format, other] of moves) {
+  test(`a volume (${format ?? 'not encrypted'}) is mirrored onto another (${other ?? 'not encrypted'}) under its guest`, async () => {
+    const { agent } = host;
+    const [key, toKey] = [Secret.generate(), Secret.generate()];
+    const from = someVolume(format);
+    const to: DiskSpec = { ...someVolume(other), ownerId: from.ownerId, generation: 1 };
+    const mirror = { from, to };
+    const keys = new Map([[from.id, key]]);
+    const open = (...formats: (EncryptionFormat | null)[]) =>
+      assert.equal(crypt().length, formats.filter((each) => each === 'luksv2' || each === 'plain').length);
+    await agent.createDisk(from, { kind: 'image', imageId: await image(Buffer.from('MARKER'.padEnd(512))) }, keys);
+    const id = newId<ServerId>();
+    const place = { backend: null, role: 'root', storage: 'raw', encryption: null, secretId: null } as const;
+    const root: DiskSpec = { id: newId<DiskId>(), ownerId: id, ...numbers, ...place, sizeBytes: MIB };
+    await agent.createDisk(root, { kind: 'image', imageId: await image(bootSector()) }, new Map());
+    const shape = { vcpus: 1, memoryMib: 64, network: 'none', name: 'instance-00000002', displayName: 'two' } as const;
+    const server: ServerSpec = { id, projectId: 'p', ...shape, disks: [root], targets: ['vda'], volumes: [] };
+    await agent.startServer(server, new Map());
+    await agent.attachVolume(server, { disk: from, target: 'vdb' }, keys);
+
+    await agent.mirrorDisk(id, mirror, new Map([[to.id, toKey]]), MIB);
+    open(format, other);
+    await agent.endMirror(id, mirror);
+    open(format);
+    await agent.mirrorDisk(id, mirror, new Map([[to.id, toKey]]), 0);
+    await agent.lockStrays();
+    open(format, other);
+    await waitUntil(
+      'the mirror is ready',
+      async () => {
+        const state = await agent.mirrorState(id, mirror);
+        return state.kind === 'mirrored' && state.isReady;
+      },
+      120_000,
+    );
+    for (let time = 0; time < 2; time++) await agent.switchToMirror(id, mirror);
+    open(other);
+    await agent.unpauseServer(id);
+    await agent.lockStrays();
+    open(other);
+    await agent.destroyDisk(from);
+    await agent.stopServer(id, [root, to], 0);
+    open();
+    assert.equal(await beginning(to, toKey), 'MARKER');
+    for (const each of [root, to]) await agent.destroyDisk(each);
     assert.equal(tell('lvs', '--noheadings', '--select', `lv_name=~"volume-"`, GROUP).text.trim(), '');
   });
 }

@@ -1,5 +1,5 @@
 import type { Insertable, Selectable, Updateable } from 'kysely';
-import type { AttachmentId, ServerId, VolumeId } from '#core/ids.ts';
+import type { AttachmentId, ProjectId, ServerId, VolumeId } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
 
@@ -14,6 +14,18 @@ export async function insertAttachment(db: Queryable, attachment: NewAttachment)
 export async function findAttachment(db: Queryable, id: AttachmentId): Promise<Attachment | null> {
   const query = db.selectFrom('volume_attachments').selectAll().where('id', '=', id).where('detached_at', 'is', null);
   return (await query.executeTakeFirst()) ?? null;
+}
+
+/** Attachments that are not ended, of volumes of one project or of all; the latest first. */
+export async function listAttachments(db: Queryable, projectId: ProjectId | null): Promise<Attachment[]> {
+  let query = db
+    .selectFrom('volume_attachments')
+    .innerJoin('volumes', 'volumes.id', 'volume_attachments.volume_id')
+    .selectAll('volume_attachments')
+    .where('volume_attachments.detached_at', 'is', null)
+    .where('volumes.deleted_at', 'is', null);
+  if (projectId !== null) query = query.where('volumes.project_id', '=', projectId);
+  return await query.orderBy('volume_attachments.created_at', 'desc').orderBy('volume_attachments.id').execute();
 }
 
 /** What a volume is attached to, or reserved for, now; null: nothing. */

@@ -101,6 +101,7 @@ export class DurableVolumeOperations implements VolumeOperations {
       checkAttachable(server, volume, projectId);
       const device = await freeDevice(tx, server.id, request.device);
       const reserved = await attachmentOf(tx, id);
+      checkReservation(volume, reserved, server);
       if (reserved) await updateAttachment(tx, reserved.id, { status: 'detached', detached_at: new Date() });
       written = await insertAttachment(tx, {
         id: attachment.id,
@@ -150,6 +151,13 @@ function checkAttachable(server: Server, volume: Volume, projectId: string): voi
     const details = { volume: volume.id, host: volume.host, server: server.id, other: server.host };
     throw new NightlatchError('volume-elsewhere', details);
   }
+}
+
+/** @throws bad-request for a volume that a client reserved for another server. */
+function checkReservation({ id }: Volume, reserved: Attachment | null, server: Server): void {
+  const wanted = reserved?.connector?.instance ?? server.id;
+  if (wanted === server.id) return;
+  throw badRequest(`Invalid volume: Volume ${id} is reserved for server ${wanted}, by attachment ${reserved?.id}.`);
 }
 
 /** @throws server-state (409) with Nova's words. */

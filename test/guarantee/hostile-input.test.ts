@@ -16,7 +16,7 @@ import { waitUntil } from '#test/support/wait.ts';
 const routes = await allRoutes();
 const none = {
   ...{ servers: '', flavors: '', images: '', users: '', projects: '', roles: '' },
-  ...{ types: '', messages: '', scope: '', volumes: '', snapshots: '' },
+  ...{ types: '', messages: '', scope: '', volumes: '', snapshots: '', attachments: '' },
 };
 const sampled = Object.keys(sampleRequests(none));
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
@@ -46,7 +46,7 @@ before(async () => {
     flavors: flavor,
     images: lab.image,
     users: await make('identity', '/v3/users', { name: 'someone', password: 'p' }, 'user'),
-    ...{ projects: scope, scope, messages: 'something' },
+    ...{ projects: scope, scope, messages: 'something', attachments: 'something' },
     roles: roles.roles[0].id,
     types: await make('volume', `/v3/${scope}/types`, { name: 'kept' }, 'volume_type'),
     ...(await inertVolume(scope)),

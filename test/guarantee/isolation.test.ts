@@ -125,8 +125,8 @@ async function belongings(projectId: string, userId: string): Promise<SampleIds>
 /** What of the belongings is no block storage. */
 const elsewhere = { servers: 0, flavors: 0, images: 0, users: 0, projects: 0, roles: 0, scope: 0 };
 
-/** A volume of project one, and a snapshot of it. */
-async function volumesOf(projectId: string): Promise<Pick<SampleIds, 'volumes' | 'snapshots'>> {
+/** A volume of project one, a snapshot of it, and an attachment of another. */
+async function volumesOf(projectId: string): Promise<Pick<SampleIds, 'volumes' | 'snapshots' | 'attachments'>> {
   const path = `/volume/v3/${projectId}`;
   const make = async (kind: string, fields: object): Promise<string> => {
     const body = { [kind]: { name: WORD, description: WORD, metadata: { something: WORD, [WORD]: WORD }, ...fields } };
@@ -138,7 +138,11 @@ async function volumesOf(projectId: string): Promise<Pick<SampleIds, 'volumes' |
     return id;
   };
   const volumes = await make('volume', { size: 1 });
-  return { volumes, snapshots: await make('snapshot', { volume_id: volumes }) };
+  const attachment = { volume_uuid: await make('volume', { size: 1 }), connector: { mountpoint: WORD } };
+  const attached = await send('POST', `${path}/attachments`, owner, JSON.stringify({ attachment }));
+  assert.equal(attached.status, 200, attached.text);
+  const { id: attachments } = attached.json.attachment;
+  return { volumes, attachments, snapshots: await make('snapshot', { volume_id: volumes }) };
 }
 
 /** A private volume type that project one was given, and a message to it. */
@@ -216,6 +220,7 @@ async function everythingOfOne(): Promise<string> {
     await lab.db.selectFrom('messages').selectAll().execute(),
     await lab.db.selectFrom('volumes').selectAll().orderBy('id').execute(),
     await lab.db.selectFrom('snapshots').selectAll().orderBy('id').execute(),
+    await lab.db.selectFrom('volume_attachments').selectAll().orderBy('id').execute(),
     await lab.db.selectFrom('projects').selectAll().orderBy('id').execute(),
     await lab.db.selectFrom('users').selectAll().orderBy('id').execute(),
     await lab.db.selectFrom('roles').selectAll().orderBy('id').execute(),
@@ -247,7 +252,7 @@ const isSameForAll = ({ path }: Route) => path === '/compute/v2.1/os-quota-sets/
 const guarded = routes.filter(({ isPublic }) => !isPublic);
 /** Routes about one thing, which here is always something of project one. */
 const aboutOne = guarded.filter(({ path }) =>
-  /\/(servers|flavors|images|users|projects|os-quota-sets|types|messages|volumes|snapshots)\/:/.test(path),
+  /\/(servers|flavors|images|users|projects|os-quota-sets|types|messages|volumes|snapshots|attachments)\/:/.test(path),
 );
 
 describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
@@ -294,6 +299,7 @@ describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
           ids.types,
           ids.volumes,
           ids.snapshots,
+          ids.attachments,
         ]) {
           assert.ok(!answer.text.includes(id), told);
         }
@@ -308,6 +314,7 @@ describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
       ...{ flavors: '99999999-9999-4999-8999-999999999997', users: '9'.repeat(32), projects: '8'.repeat(32) },
       ...{ types: '99999999-9999-4999-8999-999999999996', messages: '99999999-9999-4999-8999-999999999995' },
       ...{ volumes: '99999999-9999-4999-8999-999999999994', snapshots: '99999999-9999-4999-8999-999999999993' },
+      ...{ attachments: '99999999-9999-4999-8999-999999999992' },
       ...{ roles: ids.roles, scope: ids.scope },
     };
     const anonymous = (answer: RawAnswer, about: SampleIds) => {

@@ -65,6 +65,33 @@ describe('openstack volume', { timeout: 600_000 }, () => {
     assert.equal(await leases(), 1);
   });
 
+  it('volume attachment: shows what the server has, and does not take it from it', async () => {
+    const version = ['--os-volume-api-version', '3.44'];
+    const [listed] = (await openstack.json(...version, 'volume', 'attachment', 'list')) as Record<string, string>[];
+    assert.deepEqual([listed?.['Volume ID'], listed?.['Server ID'], listed?.Status], [volume, server, 'attached']);
+    const id = listed?.ID ?? '';
+    assert.equal((await lab.show('volume', volume)).attachments[0].attachment_id, id);
+    const shown = (await openstack.json(...version, 'volume', 'attachment', 'show', id)) as Record<string, unknown>;
+    assert.equal(shown['Attach Mode'], 'rw');
+    const refusal = await openstack.fails(...version, 'volume', 'attachment', 'delete', id);
+    assert.match(refusal, /using the Compute API/);
+    assert.equal((await lab.show('volume', volume)).status, 'in-use');
+  });
+
+  it('volume attachment create: reserves a volume for a server, which alone can have it then', async () => {
+    const version = ['--os-volume-api-version', '3.44'];
+    const other = await lab.addVolume({ name: 'kept' });
+    await openstack.does(...version, 'volume', 'attachment', 'create', 'kept', 'web');
+    assert.equal((await lab.show('volume', other)).status, 'reserved');
+    const [made] = (await lab.must('GET', `/attachments?volume_id=${other}`)).attachments;
+    await openstack.does(...version, 'volume', 'attachment', 'set', '--host', 'here', made.id);
+    await openstack.does(...version, 'volume', 'attachment', 'complete', made.id);
+    assert.equal((await lab.show('volume', other)).status, 'in-use');
+    await openstack.does(...version, 'volume', 'attachment', 'delete', made.id);
+    await lab.reach('volume', other, 'available');
+    await lab.delete('volume', other);
+  });
+
   it('is refused to a second server, and cannot be deleted, while it is in use', async () => {
     assert.match(await openstack.fails('volume', 'delete', 'data'), /status must be available/);
     const body = { volumeAttachment: { volumeId: volume } };

@@ -9,6 +9,7 @@ export type SampleIds = {
   readonly types: string;
   readonly volumes: string;
   readonly snapshots: string;
+  readonly attachments: string;
   readonly messages: string;
   /** The project that the address of a block storage request begins with: that of who asks. */
   readonly scope: string;
@@ -178,6 +179,14 @@ function volumeSamples(ids: SampleIds): Readonly<Record<string, unknown>> {
         ...{ snapshot_id: ids.snapshots },
       },
     },
+    'POST /attachments': {
+      attachment: {
+        ...{ volume_uuid: ids.volumes, instance_uuid: ids.servers, mode: 'ro' },
+        connector: { host: 'x', ip: '192.0.2.1', multipath: false, initiator: null, wwpns: ['x'] },
+      },
+    },
+    'PUT /attachments/:id': { attachment: { connector: { host: 'x' } } },
+    'POST /attachments/:id/action': { 'os-complete': {} },
     'PUT /backups/:id': { backup: { ...said, metadata } },
     'POST /backups/:id/restore': { restore: { volume_id: ids.volumes, name: 'x' } },
     'POST /backups/:id/action': { 'os-reset_status': { status: 'available' } },

@@ -1,6 +1,7 @@
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { contextOf, requireToken } from '#api/auth.ts';
+import { addAttachmentRoutes } from '#api/block-storage/attachment-routes.ts';
 import { addBackendRoutes } from '#api/block-storage/backend-routes.ts';
 import { addBackupRoutes } from '#api/block-storage/backup-routes.ts';
 import { addExtensionRoutes } from '#api/block-storage/extension-routes.ts';
@@ -64,6 +65,7 @@ function v3(services: BlockStorageServices) {
     addSnapshotRoutes(app, services);
     addTransferRoutes(app, services);
     addBackupRoutes(app, services);
+    addAttachmentRoutes(app, services);
   };
 }
 

@@ -6,13 +6,12 @@ import { allowed, type BlockStorageAction } from '#api/block-storage/policy.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
 import { reimage, revert, uploadImage } from '#api/block-storage/volume-content.ts';
 import type { VolumeActionBody } from '#api/block-storage/volume-schemas.ts';
+import { letGo, writeDown } from '#api/block-storage/written-attachments.ts';
 import { badRequest, NightlatchError, notFound, shorten } from '#core/errors.ts';
-import type { ServerId } from '#core/ids.ts';
-import { newId } from '#core/ids.ts';
 import { MIB } from '#core/sizes.ts';
 import { type VolumeStatus, volumeStatuses } from '#core/volume.ts';
 import { backendAddress } from '#core/volume-backend.ts';
-import { attachmentOf, endAttachment, insertAttachment } from '#db/volume-attachments.ts';
+import { attachmentOf } from '#db/volume-attachments.ts';
 import { listPools } from '#db/volume-pools.ts';
 import { checkQuota } from '#db/volume-quotas.ts';
 import { findVolumeType, findVolumeTypeNamed } from '#db/volume-types.ts';
@@ -110,8 +109,7 @@ export const volumeActionCalls: Readonly<Record<string, VolumeAction>> = {
   },
   'os-unreserve': {
     policy: 'volume_extension:volume_actions:unreserve',
-    run: ({ services, volume }) =>
-      volume.status === 'reserved' ? exchangeStatus(services, volume, 'reserved', 'available') : Promise.resolve(null),
+    run: unreserve,
   },
   'os-begin_detaching': {
     policy: 'volume_extension:volume_actions:begin_detaching',
@@ -237,74 +235,35 @@ async function exchangeStatus(
   return null;
 }
 
-/** Writes down an attachment that somebody else made; no guest of ours gets the volume by it. */
-async function attachByHand({ body, services, volume: { id }, context }: VolumeActionCall): Promise<null> {
+/** *Repeat*: fine. */
+async function unreserve({ services, volume }: VolumeActionCall): Promise<null> {
+  if (volume.status !== 'reserved') return null;
+  const attachment = await attachmentOf(services.db, volume.id);
+  if (attachment === null) return await exchangeStatus(services, volume, 'reserved', 'available');
+  await letGo(services.db, attachment);
+  return null;
+}
+
+async function attachByHand({ body, services: { db }, volume, context }: VolumeActionCall): Promise<null> {
   const asked = body['os-attach'];
   if (!asked) throw badRequest("'os-attach' is a required property");
-  await services.db.transaction().execute(async (tx) => {
-    const volume = await lockVolume(tx, id);
-    if (!['available', 'reserved', 'attaching'].includes(volume.status) || volume.operation !== null) {
-      throw new NightlatchError('volume-state', {
-        volume: id,
-        action: 'attach',
-        allowed: 'available or reserved',
-        status: volume.status,
-      });
-    }
-    const serverId = asked.instance_uuid ?? null;
-    if (serverId !== null) await checkServer(tx, serverId, context);
-    await insertAttachment(tx, {
-      id: newId(),
-      volume_id: id,
-      // Kept apart from what a guest has: its server is in the connector only.
-      server_id: null,
-      status: 'attached',
-      device: asked.mountpoint,
-      mode: asked.mode ?? 'rw',
-      connector: JSON.stringify({ instance: serverId, host: asked.host_name ?? null }),
-      attached_at: new Date(),
-      boot_index: null,
-    });
-    await updateVolume(tx, id, { status: 'in-use' });
+  await writeDown(db, volume.id, context, {
+    instance: asked.instance_uuid ?? null,
+    connector: { host: asked.host_name ?? null },
+    mode: asked.mode ?? 'rw',
+    device: asked.mountpoint,
+    status: 'attached',
   });
   return null;
 }
 
-async function checkServer(
-  tx: Parameters<typeof lockVolume>[0],
-  serverId: string,
-  { projectId, isAdmin }: RequestContext,
-): Promise<void> {
-  const server = await tx
-    .selectFrom('servers')
-    .select(['project_id', 'vm_state'])
-    .where('id', '=', serverId as ServerId)
-    .executeTakeFirst();
-  if (server && server.vm_state !== 'deleted' && (isAdmin || server.project_id === projectId)) return;
-  throw new NightlatchError('not-there', { reason: `Instance ${shorten(serverId)} could not be found.` });
-}
-
-/** Ends what `attachByHand` wrote. @throws conflict (409) for what a server has: it is detached by way of the server. */
-async function detachByHand({ services, volume: { id } }: VolumeActionCall): Promise<null> {
-  await services.db.transaction().execute(async (tx) => {
-    const volume = await lockVolume(tx, id);
-    const attachment = await attachmentOf(tx, id);
-    if (attachment?.server_id) {
-      throw new NightlatchError('conflict', {
-        reason: `Detach volume from instance ${attachment.server_id} using the Compute API`,
-      });
-    }
-    if (!attachment || volume.operation !== null) {
-      throw new NightlatchError('volume-state', {
-        volume: id,
-        action: 'detach',
-        allowed: 'in-use',
-        status: volume.status,
-      });
-    }
-    await endAttachment(tx, attachment.id);
-    await updateVolume(tx, id, { status: 'available' });
-  });
+async function detachByHand({ services: { db }, volume }: VolumeActionCall): Promise<null> {
+  const attachment = await attachmentOf(db, volume.id);
+  if (!attachment) {
+    const details = { volume: volume.id, action: 'detach', allowed: 'in-use', status: volume.status };
+    throw new NightlatchError('volume-state', details);
+  }
+  await letGo(db, attachment);
   return null;
 }
 

@@ -73,7 +73,7 @@ async function* read(store: BackupStore, { chunks }: Manifest): AsyncGenerator<B
       continue;
     }
     const name = chunkName(holder as BackupId, index);
-    const chunk = await readAll(await store.get(name));
+    const chunk = await store.get(name);
     if (createHash('sha256').update(chunk).digest('hex') !== sha256) {
       throw new NightlatchError('backup-damaged', { reason: `${name} is not what was stored` });
     }
@@ -82,7 +82,7 @@ async function* read(store: BackupStore, { chunks }: Manifest): AsyncGenerator<B
 }
 
 async function readManifest(store: BackupStore, id: BackupId): Promise<Manifest> {
-  const text = (await readAll(await store.get(manifestName(id)))).toString();
+  const text = (await store.get(manifestName(id))).toString();
   try {
     return Manifest.parse(JSON.parse(text));
   } catch (error) {
@@ -108,10 +108,6 @@ async function* chunksOf(bytes: Readable): AsyncGenerator<Buffer> {
     }
   }
   if (length > 0) yield Buffer.concat(parts, length);
-}
-
-async function readAll(stream: Readable): Promise<Buffer> {
-  return Buffer.concat(await Array.fromAsync(stream as AsyncIterable<Buffer>));
 }
 
 function manifestName(id: BackupId): string {

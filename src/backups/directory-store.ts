@@ -1,19 +1,13 @@
-import { createReadStream } from 'node:fs';
-import { mkdir, open, rename, rm } from 'node:fs/promises';
+import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import { hasCode, syncFolder, tellingDiskFull } from '#host/files.ts';
-import type { BackupStore } from './backup-store.ts';
-
-const NAME = /^[a-z0-9-]+(\/[a-z0-9.-]+)*$/;
+import { type BackupStore, checkObjectName } from './backup-store.ts';
 
 /** Keeps each object as a file under a directory, which may be a mounted share. */
 export function directoryStore(directory: HostPath): BackupStore {
-  const pathOf = (name: string) => {
-    if (!NAME.test(name) || name.includes('..')) throw new Error(`${name} must not become a path`);
-    return join(directory, name);
-  };
+  const pathOf = (name: string) => join(directory, checkObjectName(name));
   return {
     async put(name, bytes) {
       const path = pathOf(name);
@@ -27,17 +21,17 @@ export function directoryStore(directory: HostPath): BackupStore {
 
     async get(name) {
       try {
-        const file = await open(pathOf(name), 'r');
-        await file.close();
+        return await readFile(pathOf(name));
       } catch (error) {
         if (hasCode(error, 'ENOENT'))
           throw new NightlatchError('backup-damaged', { reason: `${name} is not in the backup store` });
         throw error;
       }
-      return createReadStream(pathOf(name), { highWaterMark: 1 << 20 });
     },
 
-    deleteAll: (prefix) => rm(pathOf(prefix), { recursive: true, force: true }),
+    async deleteAll(folder) {
+      await rm(pathOf(folder), { recursive: true, force: true });
+    },
   };
 }
 

@@ -178,11 +178,57 @@ const encryption = z.strictObject({
 });
 
 const backup = z.strictObject({
+  backup_driver: z
+    .enum(['posix', 's3'])
+    .default('posix')
+    .describe(
+      'Where backups of volumes are kept: in a directory, or in an object store that speaks S3. Backups made in one are not found in the other.',
+    ),
   backup_posix_path: z
     .string()
     .regex(/^(\/.*)?$/, 'must be an absolute path')
     .default('')
-    .describe('Where backups of volumes are kept, such as a mounted share. Empty: in the data directory.'),
+    .describe('Their directory with `posix`, such as a mounted share. Empty: in the data directory.'),
+  backup_s3_endpoint_url: z
+    .string()
+    .regex(/^(https?:\/\/[^\s]+)?$/, 'must be a URL')
+    .default('')
+    .describe('The address of the object store, with `s3`.'),
+  backup_s3_store_bucket: z
+    .string()
+    .regex(/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/, 'must be the name of a bucket')
+    .default('volumebackups')
+    .describe('The bucket for backups. It exists; nothing but backups lies in it.'),
+  backup_s3_region: z
+    .string()
+    .regex(/^[a-zA-Z0-9-]+$/, 'must be the name of a region')
+    .default('us-east-1')
+    .describe('The region that requests are signed for. Most stores of one’s own take the default.'),
+  backup_s3_store_access_key: z.string().default('').describe('The access key.'),
+  backup_s3_store_secret_key_file: z
+    .string()
+    .regex(/^(\/.*)?$/, 'must be an absolute path')
+    .default('')
+    .describe(
+      'A file of mode 0600 with its secret key. The systemd credential `nightlatch-backup-s3-secret-key` goes before it.',
+    ),
+  backup_s3_ca_cert_file: z
+    .string()
+    .regex(/^(\/.*)?$/, 'must be an absolute path')
+    .default('')
+    .describe('Certificates to trust beside the usual ones, PEM. Empty: none.'),
+  backup_s3_timeout: z
+    .number()
+    .int()
+    .min(1)
+    .default(60)
+    .describe('Seconds within which the store must take a connection, and answer.'),
+  backup_s3_retry_max_attempts: z
+    .number()
+    .int()
+    .min(1)
+    .default(4)
+    .describe('How often a request is sent, when there is no answer or one that may change.'),
 });
 
 const privilege = z.strictObject({

@@ -39,6 +39,11 @@ const catalogue = {
     retry: 'later',
     text: 'Invalid snapshot: Snapshot {snapshot} status must be {allowed} to {action} it, but current status is: {status}.',
   },
+  'attachment-state': {
+    status: 400,
+    retry: 'later',
+    text: 'Invalid volume: Attachment {attachment} must be {allowed} for this, but its status is: {status}.',
+  },
   'over-quota': { status: 413, retry: 'after-change', text: '{reason}' },
   'too-large': { status: 413, retry: 'after-change', text: '{reason}' },
   'unsupported-media-type': { status: 415, retry: 'after-change', text: '{reason}' },
@@ -77,6 +82,16 @@ const catalogue = {
     status: 500,
     retry: 'after-change',
     text: 'Reading a backup failed: {reason}. Nothing was restored. Use another backup.',
+  },
+  'backup-store-refused': {
+    status: 500,
+    retry: 'after-change',
+    text: '{doing} failed: the backup store {where} refused it ({reason}). Check that the bucket exists and that the access key, its secret key and its rights in [backup] are right.',
+  },
+  'backup-store-unavailable': {
+    status: 500,
+    retry: 'later',
+    text: '{doing} failed: the backup store {where} did not answer as it should ({reason}). Check that it runs and can be reached from here, then try again.',
   },
   'no-valid-backend': {
     status: 500,

@@ -8,11 +8,10 @@ import { identityService } from '#api/identity/service.ts';
 import { imageService } from '#api/image/service.ts';
 import { operatorService } from '#api/operator/service.ts';
 import { buildApi } from '#api/server.ts';
-import { directoryStore } from '#backups/directory-store.ts';
 import type { Config } from '#config/schema.ts';
 import { splitAddress } from '#core/address.ts';
 import { describeError } from '#core/errors.ts';
-import type { HostName, HostPath } from '#core/ids.ts';
+import type { HostName } from '#core/ids.ts';
 import { recordBoot } from '#db/hosts.ts';
 import type { LocalHostAgent } from '#host/agent.ts';
 import { bootstrapIdentity } from '#identity/builtin/bootstrap.ts';
@@ -21,6 +20,7 @@ import { FileImageStore } from '#images/builtin/file-image-store.ts';
 import { KeyService } from '#keys/key-service.ts';
 import { LocalKeyStore } from '#keys/local/key-store.ts';
 import { readRootKey } from '#keys/local/root-key.ts';
+import { openBackupStore } from '#main/backup-store.ts';
 import { updateAuthUrl, writeCloudsYaml } from '#main/clouds-yaml.ts';
 import { Hosts } from '#main/hosts.ts';
 import { openLocalHost } from '#main/local-host.ts';
@@ -64,7 +64,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
     db: state.db,
     keys,
     images,
-    backups: directoryStore((config.backup.backup_posix_path || state.paths.backups) as HostPath),
+    backups: undo.use(await openBackupStore(config.backup, state.paths.backups, process.env)),
     engine,
     shutdownTimeoutMs: config.DEFAULT.shutdown_timeout * 1000,
     shelvedOffloadSeconds: config.DEFAULT.shelved_offload_time,

@@ -1,5 +1,6 @@
 import { removeBackup, storeBackup } from '#backups/backup-chunks.ts';
 import { crashPoint } from '#core/crash-point.ts';
+import { NightlatchError } from '#core/errors.ts';
 import type { BackupId } from '#core/ids.ts';
 import { type Backup, findBackup, releaseBackup, updateBackup } from '#db/backups.ts';
 import { updateDisk } from '#db/disks.ts';
@@ -25,11 +26,7 @@ import { destroyVolumeDisk, storeVolumeKey } from '#operations/volume-steps.ts';
  * | finish    | backup and volume are available                         | –                               | same             |
  */
 export function createBackup(context: OperationContext): Operation<BackupInput> {
-  const discard = async ({ backupId, requestId }: BackupInput) => {
-    await removeBackup(context.backups, backupId);
-    await updateBackup(context.db, backupId, { secret_id: null });
-    await destroyVolumeDisk(context, backupId, requestId);
-  };
+  const discard = (input: BackupInput) => discardBackup(context, input);
   return {
     name: 'create-backup',
     steps: [
@@ -73,6 +70,21 @@ export async function needBackup({ db }: OperationContext, id: BackupId): Promis
   const backup = await findBackup(db, id);
   if (!backup) throw new Error(`backup ${id} has no row`);
   return backup;
+}
+
+/**
+ * What a store that is gone keeps is ciphertext without a key. The backup that failed still names it, and takes it along
+ * when it is deleted.
+ */
+async function discardBackup(context: OperationContext, { backupId, requestId }: BackupInput): Promise<void> {
+  await updateBackup(context.db, backupId, { secret_id: null });
+  await destroyVolumeDisk(context, backupId, requestId);
+  try {
+    await removeBackup(context.backups, backupId);
+  } catch (error) {
+    const isStores = error instanceof NightlatchError && /^backup-store-/.test(error.code);
+    if (!isStores) throw error;
+  }
 }
 
 async function copy(context: OperationContext, { backupId, volumeId, requestId }: BackupInput): Promise<void> {

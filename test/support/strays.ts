@@ -17,9 +17,13 @@ import { findVolumeStrays } from '#test/support/volume-strays.ts';
  * Everything that does not belong: secrets without a disk or an image and either without its secret, files without a row
  * and rows without a file (see `findVolumeStrays` for logical volumes), guests without an active server, leases of servers
  * that do not run, disks left unlocked, libvirt secrets, kept headers that open nothing or are missing. Empty when all is as it should be. The one
- * host has its data directory at `hostDirectory`.
+ * host has its data directory at `hostDirectory`. `backupsKept`: the backups that have objects; null: those in the directory.
  */
-export async function findStrays(service: TestService, hostDirectory = service.stateDirectory): Promise<string[]> {
+export async function findStrays(
+  service: TestService,
+  hostDirectory = service.stateDirectory,
+  backupsKept: readonly string[] | null = null,
+): Promise<string[]> {
   await using db = openDatabase(
     connectPool({ host: join(service.stateDirectory, 'postgresql'), user: 'nightlatch', database: 'nightlatch' }),
   );
@@ -31,7 +35,7 @@ export async function findStrays(service: TestService, hostDirectory = service.s
   const attachments = await db.selectFrom('volume_attachments').selectAll().where('detached_at', 'is', null).execute();
   const files = [...(await filesIn(hostDirectory, 'disks')), ...(await filesIn(hostDirectory, 'volumes'))];
 
-  const backupFolders: string[] = await readdir(join(service.stateDirectory, 'backups')).catch(() => []);
+  const backupFolders = backupsKept ?? (await readdir(join(service.stateDirectory, 'backups')).catch(() => []));
 
   for (const server of servers.values()) {
     if (server.operation !== null) strays.push(`server ${server.name} is still in ${server.task_state}`);

@@ -135,9 +135,11 @@ export async function typeNames(db: Queryable): Promise<ReadonlyMap<VolumeTypeId
   return new Map(rows.map(({ id, name }) => [id, name]));
 }
 
-/** Whether a volume that is not deleted is of this type, in whichever project. */
+/** Whether a volume that is not deleted is of this type, or is about to be, in whichever project. */
 export async function isTypeInUse(db: Queryable, id: VolumeTypeId): Promise<boolean> {
-  const volume = db.selectFrom('volumes').select('id').where('volume_type_id', '=', id).where('deleted_at', 'is', null);
+  const coming = sql<string>`operation -> 'input' -> 'retype' ->> 'typeId'`;
+  const all = db.selectFrom('volumes').select('id').where('deleted_at', 'is', null);
+  const volume = all.where((eb) => eb.or([eb('volume_type_id', '=', id), eb(coming, '=', id)]));
   return (await volume.limit(1).executeTakeFirst()) !== undefined;
 }
 

@@ -4,7 +4,7 @@ import type { MigrationKind } from '#core/volume-migration.ts';
 import type { Queryable } from '#db/database.ts';
 import { snapshotsOf } from '#db/snapshots.ts';
 import { beginMigration, wishOfMigration } from '#db/volume-migrations.ts';
-import type { VolumeType } from '#db/volume-types.ts';
+import { holdVolumeType, type VolumeType } from '#db/volume-types.ts';
 import { claimVolume, updateVolume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import type { Engine, Operation } from '#operations/engine.ts';
@@ -31,11 +31,14 @@ export class DurableMigrationOperations implements MigrationOperations {
     this.#engine = engine;
   }
 
-  async retype(id: VolumeId, type: VolumeType, mayMove: boolean, { requestId }: Requester): Promise<void> {
-    const operation = pendingOn<VolumeInput>('retype-volume', { volumeId: id, requestId, retype: { typeId: type.id } });
+  async retype(id: VolumeId, { id: typeId }: VolumeType, mayMove: boolean, { requestId }: Requester): Promise<void> {
+    const operation = pendingOn<VolumeInput>('retype-volume', { volumeId: id, requestId, retype: { typeId } });
     await claimVolume(this.#context.db, id, 'retype', operation, async (tx, volume) => {
       const refuse = (why: string) => badRequest(`Invalid volume: Retyping volume ${id} failed: ${why}.`);
-      if (volume.volume_type_id === type.id) throw refuse('it is of that type');
+      if (volume.volume_type_id === typeId) throw refuse('it is of that type');
+      // From here on it is in use, and stays what it is.
+      const type = await holdVolumeType(tx, typeId);
+      if (!type) throw refuse('the type was deleted');
       if ((await neededChange(tx, volume, type)) === null) return;
       if (!mayMove) throw refuse('its data would have to move. Use migration policy on-demand');
       if ((await snapshotsOf(tx, id)).length > 0) throw refuse('its data would have to move, and it has snapshots');

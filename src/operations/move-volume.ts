@@ -160,7 +160,10 @@ async function copyUnlessCancelled(context: OperationContext, input: VolumeInput
   if (isCancelled) throw cancelled(input);
 }
 
-/** A guest that has the disk that is coming already is not given the other one back: then the rows follow. */
+/**
+ * A guest that has the disk that is coming already is not given the other one back: then the rows follow, if need be without
+ * what was to change with them.
+ */
 async function discard(context: OperationContext, input: VolumeInput, move: Move): Promise<void> {
   const { volumeId, requestId } = input;
   const coming = await placedDiskOf(context, volumeId, 'coming');
@@ -169,7 +172,7 @@ async function discard(context: OperationContext, input: VolumeInput, move: Move
     const { from, to } = await mirrorOf(context, input, guest);
     const { agent, server } = guest;
     if ((await agent.mirrorState(server.id, { from, to })).kind === 'switched') {
-      await exchange(context, input, move);
+      await exchange(context, input, move).catch(() => exchange(context, input, { ...move, also: async () => {} }));
       await giveServerBack(context, input);
       return await destroyVolumeDisk(context, volumeId, requestId, 'kept');
     }

@@ -146,6 +146,19 @@ describe('volume types', () => {
     assert.equal((await lab.admin('DELETE', `/types/${id}`)).status, 202);
   });
 
+  it('cannot be deleted while a volume is being retyped to it', async () => {
+    const { id } = await lab.addType();
+    const volume = await lab.addVolume(lab.projects.two, { status: 'retyping' });
+    const underWay = { id: 'retype-volume:1', name: 'retype-volume', input: { retype: { typeId: id } } };
+    const write = (operation: string | null) =>
+      lab.db.updateTable('volumes').set({ operation }).where('id', '=', volume.id).execute();
+    await write(JSON.stringify(underWay));
+    const refused = await lab.admin('DELETE', `/types/${id}`);
+    assert.deepEqual([refused.status, refused.body.badRequest.message], [400, 'Target volume type is still in use.']);
+    await write(null);
+    assert.equal((await lab.admin('DELETE', `/types/${id}`)).status, 202);
+  });
+
   it('have a default, which can be neither deleted nor renamed', async () => {
     const { body } = await lab.call('GET', '/types/default');
     assert.equal(body.volume_type.name, '__DEFAULT__');

@@ -8,17 +8,14 @@ import * as undecidedEncryption from './0006-undecided-encryption.ts';
 import * as hostBoot from './0007-host-boot.ts';
 import * as remoteHosts from './0008-remote-hosts.ts';
 import * as diskOwners from './0009-disk-owners.ts';
-
 import * as volumeBackends from './0010-volume-backends.ts';
-
 import * as volumeTypes from './0011-volume-types.ts';
-
 import * as volumes from './0012-volumes.ts';
 import * as backups from './0013-backups.ts';
 import * as whatClientsSaid from './0014-what-clients-said.ts';
-import * as keypairs from './0050-keypairs.ts';
-import * as instanceActions from './0051-instance-actions.ts';
-import * as volumeMigrations from './0052-volume-migrations.ts';
+import * as keypairs from './0015-keypairs.ts';
+import * as instanceActions from './0016-instance-actions.ts';
+import * as volumeMigrations from './0017-volume-migrations.ts';
 
 /** Every migration, in order, as a literal list: no directory is scanned at run time. */
 export const migrations: Record<string, Migration> = {
@@ -36,7 +33,7 @@ export const migrations: Record<string, Migration> = {
   '0012-volumes': volumes,
   '0013-backups': backups,
   '0014-what-clients-said': whatClientsSaid,
-  '0050-keypairs': keypairs,
-  '0051-instance-actions': instanceActions,
-  '0052-volume-migrations': volumeMigrations,
+  '0015-keypairs': keypairs,
+  '0016-instance-actions': instanceActions,
+  '0017-volume-migrations': volumeMigrations,
 };

@@ -12,8 +12,8 @@ import { measureVolumes } from './volumes.ts';
 
 /** Fewer than on files, where they are fifty: a kernel with one processor would take half an hour to start them. */
 const GUESTS = 10;
-const START_ROUNDS = 5;
-const STOPS = 3;
+const START_ROUNDS = 3;
+const STOPS = 2;
 
 const progress = (line: string) => process.stderr.write(`${line}\n`);
 

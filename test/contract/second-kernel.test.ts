@@ -24,6 +24,7 @@ const variants: Readonly<Record<string, Variant>> = {
       { file: 'test/second-kernel/lvm-volumes.test.ts', covering: true },
       { file: 'test/second-kernel/suspended-mapping.test.ts' },
       { file: 'test/second-kernel/unprivileged.test.ts' },
+      { file: 'test/second-kernel/unprivileged-service.test.ts', env: { NIGHTLATCH_TEST_LUKS_ENGINE: 'dm-crypt' } },
       { file: 'test/second-kernel/lvm-service.test.ts' },
       { file: 'test/second-kernel/lvm-host.test.ts' },
       { file: 'test/second-kernel/lvm-attached.test.ts' },

@@ -15,7 +15,8 @@ import { waitUntil } from '#test/support/wait.ts';
  */
 
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
-const formats = isWhole ? formatsUnderTest : (['luksv2'] as const);
+const isNamed = process.env.NIGHTLATCH_TEST_FORMATS !== undefined;
+const formats = isWhole || isNamed ? formatsUnderTest : (['luksv2'] as const);
 
 let lab: VolumeLab;
 before(async () => {

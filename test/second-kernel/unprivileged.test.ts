@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before, describe, test } from 'node:test';
@@ -10,6 +10,7 @@ import type { DiskSpec } from '#core/disk.ts';
 import { MIB } from '#core/sizes.ts';
 import { command } from '#test/support/command.ts';
 import { holds, sizeOf, someDisk, tell } from '#test/support/disk-lab.ts';
+import { asNightlatch, makeAccount, PACKAGING } from '#test/support/own-account.ts';
 import { asItsUnit, type RootHelper, startRootHelper } from '#test/support/root-helper.ts';
 import { parseTestResults } from '#test/support/test-results.ts';
 import { NO_MAPPINGS } from '#test/support/volume-group.ts';
@@ -17,31 +18,10 @@ import { NO_MAPPINGS } from '#test/support/volume-group.ts';
 /** A service that is not root, with the files of `packaging/unprivileged`, seen from outside by root. */
 const GROUP = process.env.NIGHTLATCH_TEST_VOLUME_GROUP ?? '';
 const CHECKOUT = fileURLToPath(new URL('../..', import.meta.url));
-const PACKAGING = `${CHECKOUT}packaging/unprivileged`;
-const AS_SERVICE = [
-  '--reuid',
-  'nightlatch',
-  '--regid',
-  'nightlatch',
-  '--init-groups',
-  '--no-new-privs',
-  '--bounding-set=-all',
-  '--',
-];
 
 let helper: RootHelper;
 before(async () => {
-  // A checkout may lie where only root can pass; nothing of this reaches the machine.
-  for (let folder = dirname(CHECKOUT); folder !== '/'; folder = dirname(folder))
-    command('chmod', ['o+x', folder], { tolerate: [1] });
-  command('systemd-sysusers', [`${PACKAGING}/nightlatch.sysusers`]);
-  const rules = readFileSync(`${PACKAGING}/90-nightlatch.rules`, 'utf8').replace(
-    'DM_VG_NAME}=="nightlatch"',
-    `DM_VG_NAME}=="${GROUP}"`,
-  );
-  mkdirSync('/etc/udev/rules.d', { recursive: true });
-  writeFileSync('/etc/udev/rules.d/90-nightlatch.rules', rules);
-  command('udevadm', ['control', '--reload']);
+  makeAccount(GROUP);
   command('lvcreate', ['-y', '-L', '20M', '-n', 'root', GROUP]);
   helper = await startRootHelper({ volumeGroup: GROUP, activated: true, wrapper: asItsUnit() });
   command('chgrp', ['nightlatch', helper.socket]);
@@ -64,8 +44,9 @@ class Service {
   readonly #answers: AsyncIterator<string>;
 
   constructor(socket: string) {
+    const [program = '', ...args] = asNightlatch;
     const worker = fileURLToPath(new URL('../support/unprivileged-worker.ts', import.meta.url));
-    this.#process = spawn('setpriv', [...AS_SERVICE, process.execPath, worker], {
+    this.#process = spawn(program, [...args, process.execPath, worker], {
       cwd: CHECKOUT,
       env: environment(socket),
       stdio: ['pipe', 'pipe', 'inherit'],
@@ -196,11 +177,12 @@ if (process.env.NIGHTLATCH_TEST_DEPTH === 'all') {
         NIGHTLATCH_TEST_FORMATS: 'luksv2,plain',
         NIGHTLATCH_TEST_CLEAR: 'no',
       };
-      const child = spawn(
-        'setpriv',
-        [...AS_SERVICE, process.execPath, runner, 'test/contract/storage-driver.test.ts'],
-        { cwd: CHECKOUT, env, stdio: ['ignore', 'pipe', 'inherit'] },
-      );
+      const [program = '', ...args] = asNightlatch;
+      const child = spawn(program, [...args, process.execPath, runner, 'test/contract/storage-driver.test.ts'], {
+        cwd: CHECKOUT,
+        env,
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
       let text = '';
       child.stdout.setEncoding('utf8').on('data', (data: string) => {
         text += data;

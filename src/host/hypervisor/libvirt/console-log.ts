@@ -12,6 +12,20 @@ export async function readConsoleLog(file: HostPath, bytes: number): Promise<Buf
   return Buffer.concat([await readTail(`${file}.0`, bytes - newest.length), newest]);
 }
 
+/**
+ * Makes a console log of our own, for virtlogd to write on: one that it made itself only root could read. What is there of an
+ * earlier start stays.
+ */
+export async function makeConsoleLog(file: HostPath): Promise<void> {
+  const make = async () => (await open(file, 'a+', 0o600)).close();
+  await make().catch(async (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EACCES') throw error;
+    // The folder is ours, what virtlogd began after the one before was full is not.
+    await removeConsoleLog(file);
+    await make();
+  });
+}
+
 /** Removes a console log and what virtlogd kept of its past. *Repeat*: fine. */
 export async function removeConsoleLog(file: HostPath): Promise<void> {
   const names = await readdir(dirname(file));
@@ -21,7 +35,8 @@ export async function removeConsoleLog(file: HostPath): Promise<void> {
 
 async function readTail(path: string, bytes: number): Promise<Buffer> {
   const handle = await open(path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return null;
+    // EACCES: begun by a virtlogd of the machine, when the one before was full; to us it is not there.
+    if (error.code === 'ENOENT' || error.code === 'EACCES') return null;
     throw error;
   });
   if (handle === null) return Buffer.alloc(0);

@@ -15,7 +15,7 @@ import type {
   PresentDisk,
 } from '#host/hypervisor/hypervisor.ts';
 import { runPaths } from '#host/run-directory.ts';
-import { readConsoleLog, removeConsoleLog } from './console-log.ts';
+import { makeConsoleLog, readConsoleLog, removeConsoleLog } from './console-log.ts';
 import { copyXml, type DomainHost, diskXml, domainXml, METADATA_NAMESPACE, secretXml } from './domain-xml.ts';
 import { EventFeed, type FeedEvent } from './event-feed.ts';
 import { checkSeenByLibvirt } from './mount-check.ts';
@@ -99,6 +99,7 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
     const xml = domainXml(domain, this.#host);
     return this.#queue.run(domain.serverId, async () => {
       if ((await this.state(domain.serverId)) !== 'absent') return;
+      await makeConsoleLog(this.#host.consoleLog(domain.serverId));
       await this.#withSecrets(doing, keys, () => this.#pool.call('createDomain', [xml], { doing }));
     });
   }
@@ -112,6 +113,7 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
         throw new NightlatchError('hypervisor-failed', { doing, reason: `${file} holds the memory of another server` });
       }
       const xml = updateSavedXml(saved, domain, this.#host);
+      await makeConsoleLog(this.#host.consoleLog(domain.serverId));
       const timeoutMs = SAVE_TIMEOUT_MS;
       await this.#withSecrets(doing, keys, () => this.#pool.call('restoreDomain', [file, xml], { doing, timeoutMs }));
     });

@@ -75,6 +75,8 @@ before(async () => {
   });
 });
 after(async () => {
+  // A failed test may leave one; the service's own end does not find guests of another libvirt than its own.
+  for (const pid of guests()) process.kill(Number(pid), 'SIGKILL');
   await lab?.[Symbol.asyncDispose]();
   await helper?.[Symbol.asyncDispose]();
   await libvirt?.[Symbol.asyncDispose]();
@@ -154,13 +156,11 @@ test('whose QEMU is killed, it is locked', async () => {
   await lab.expectBooted(id);
 });
 
-test('is copied to an image, running and stopped, and deleted', async () => {
-  for (const status of ['ACTIVE', 'SHUTOFF']) {
-    if (status === 'SHUTOFF') await lab.act(id, { 'os-stop': null }, status);
-    const { image_id } = await lab.lab.cloud.act(id, { createImage: { name: `of one ${status}` } });
-    await lab.reach(id, status);
-    assert.equal((await lab.lab.cloud.expect('image', 'GET', `/v2/images/${image_id}`)).status, 'active', status);
-  }
+test('stopped, it is copied to an image; then it is deleted', async () => {
+  await lab.act(id, { 'os-stop': null }, 'SHUTOFF');
+  const { image_id } = await lab.lab.cloud.act(id, { createImage: { name: 'of a stopped one' } });
+  await lab.reach(id, 'SHUTOFF');
+  assert.equal((await lab.lab.cloud.expect('image', 'GET', `/v2/images/${image_id}`)).status, 'active');
   await lab.lab.delete(id);
   await expectLocked();
   assert.deepEqual(await lab.volumeNames(id), []);

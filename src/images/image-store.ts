@@ -18,6 +18,9 @@ export interface ImageStore {
   /** The image, or null when there is none or this project may not see it; the two cannot be told apart. */
   find(id: ImageId, viewer: ImageViewer): Promise<Image | null>;
 
+  /** Images of this name that the project may see without asking for them by id. */
+  findNamed(name: string, viewer: ImageViewer): Promise<Image[]>;
+
   /** The image, whoever asks; null: there is none. */
   describe(id: ImageId): Promise<Image | null>;
 

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { sql } from 'kysely';
 import { type AttachmentId, newId } from '#core/ids.ts';
 import { insertAttachment } from '#db/volume-attachments.ts';
 import type { Volume } from '#db/volumes.ts';
@@ -141,5 +142,65 @@ describe('attachments that a client writes down', () => {
     const complete = { 'os-complete': {} };
     assert.equal((await ask('POST', `${path}/action`, complete, { version: '3.43' })).status, 404);
     await ask('DELETE', path);
+  });
+});
+
+describe('lists and actions that came with later microversions', () => {
+  let lab: BlockStorageLab;
+  before(async () => {
+    lab = await openBlockStorageLab();
+  });
+  after(() => lab[Symbol.asyncDispose]());
+
+  it('os-force_detach: by an admin, of what a client wrote down', async () => {
+    const volume = await lab.addVolume(lab.projects.one);
+    const path = `/volumes/${volume.id}/action`;
+    await lab.call('POST', path, { body: { 'os-attach': { mountpoint: '/dev/vdc' } } });
+    const body = { 'os-force_detach': { attachment_id: null, connector: null } };
+    assert.equal((await lab.call('POST', path, { body })).status, 403);
+    const at = `/volume/v3/${lab.projects.one}${path}`;
+    assert.equal((await lab.raw('POST', at, { as: 'admin', body })).status, 202);
+    assert.equal((await lab.call('GET', `/volumes/${volume.id}`)).body.volume.status, 'available');
+    assert.equal((await lab.raw('POST', at, { as: 'admin', body })).status, 400, 'it is attached to nothing');
+  });
+
+  it('a snapshot’s force can only be true from 3.66 on', async () => {
+    const { id } = await lab.addVolume(lab.projects.one);
+    const body = { snapshot: { volume_id: id, force: false } };
+    const { status, body: answer } = await lab.call('POST', '/snapshots', { version: '3.66', body });
+    assert.match(`${status} ${JSON.stringify(answer)}`, /^400.*'force' flag can only be true/);
+  });
+
+  it('volumes are listed by when they were made and changed', async () => {
+    const project = lab.projects.two;
+    const [early, late] = [await lab.addVolume(project), await lab.addVolume(project)];
+    const times = { [early.id]: '2026-01-01T10:00:00Z', [late.id]: '2026-02-01T10:00:00Z' };
+    for (const [id, time] of Object.entries(times)) {
+      await sql`update volumes set created_at = ${time}, updated_at = ${time} where id = ${id}`.execute(lab.db);
+    }
+    const list = async (query: string) => {
+      const { body } = await lab.call('GET', `/volumes?sort=created_at:asc&${query}`, {
+        as: 'stranger',
+        version: '3.60',
+      });
+      return body.volumes?.map(({ id }: { id: string }) => id) ?? body.badRequest.message;
+    };
+    assert.deepEqual(await list('created_at=gt:2026-01-01T10:00:00'), [late.id]);
+    assert.deepEqual(await list('created_at=gte:2026-01-01T10:00:00,lt:2026-02-01T10:00:00'), [early.id]);
+    assert.deepEqual(await list('updated_at=2026-02-01T11:00:00%2B01:00'), [late.id]);
+    assert.deepEqual(await list('updated_at=neq:2026-02-01T10:00:00'), [early.id]);
+    for (const wrong of ['yesterday', 'gt:', 'like:2026-01-01', '2026-13-01']) {
+      assert.match(await list(`created_at=${wrong}`), /is no time/, wrong);
+    }
+  });
+
+  it('resource_filters tells what lists are restricted by', async () => {
+    const { body } = await lab.call('GET', '/resource_filters?resource=backup', { version: '3.33' });
+    assert.deepEqual(body.resource_filters, [
+      { resource: 'backup', filters: ['name', 'status', 'volume_id', 'snapshot_id'] },
+    ]);
+    const all = await lab.call('GET', '/resource_filters', { version: '3.33' });
+    assert.ok(all.body.resource_filters.length >= 7);
+    assert.equal((await lab.call('GET', '/resource_filters', { version: '3.32' })).status, 404);
   });
 });

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { sql } from 'kysely';
 import { newId } from '#core/ids.ts';
 import { type BlockStorageLab, openBlockStorageLab } from '#test/support/block-storage-lab.ts';
+import { addImage } from '#test/support/compute-lab.ts';
 
 /** What is refused before anything is begun; what is done, with a host: test/scenario/openstack-volume-content.test.ts. */
 describe('actions on the content of a volume', () => {
@@ -54,5 +56,21 @@ describe('actions on the content of a volume', () => {
     assert.equal((await act(reimage, '3.70', 'reader'))[0], 403);
     assert.equal((await act({ revert: {} }))[0], 400);
     assert.match((await act(reimage)).join(), /^400.*unable to access requested image/);
+  });
+
+  it('an image may be named, by a name that only one has', async () => {
+    const { raw, db, projects } = lab;
+    const named = (name: string) => act({ 'os-reimage': { image_id: name } });
+    assert.match((await named('debian')).join(), /^400.*unable to access/);
+    const first = await addImage(db, projects.one, { status: 'queued' });
+    const others = await addImage(db, projects.two, { status: 'queued' });
+    const call = (id: string) => sql`update images set name = 'debian' where id = ${id}`.execute(db);
+    for (const id of [first, others]) await call(id);
+    assert.match((await named('debian')).join(), new RegExp(`^400.*Image ${first} is not active`));
+    await call(await addImage(db, projects.one, { status: 'queued' }));
+    assert.match((await named('debian')).join(), /^409.*Multiple image matches found/);
+    const path = `/volume/v3/${projects.one}/volumes`;
+    const create = await raw('POST', path, { version: '3.70', body: { volume: { size: 1, imageRef: 'debian' } } });
+    assert.equal(create.status, 409);
   });
 });

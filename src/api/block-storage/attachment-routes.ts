@@ -123,18 +123,18 @@ function wantedFrom(request: FastifyRequest, asked: Static<typeof CreateBody>['a
   } as const;
 }
 
+/** What a list of attachments can be restricted by. */
+export const attachmentFilters: Readonly<Record<string, (attachment: Attachment) => string | null>> = {
+  volume_id: ({ volume_id }) => volume_id,
+  instance_id: instanceOf,
+  status: ({ status }) => status,
+  attach_status: ({ status }) => status,
+  id: ({ id }) => id,
+};
+
 function matching(query: Query): (attachment: Attachment) => boolean {
-  const wanted = {
-    volume_id: query.text('volume_id'),
-    instance_id: query.text('instance_id'),
-    status: query.text('status') ?? query.text('attach_status'),
-    id: query.text('id'),
-  };
-  return (attachment) =>
-    (wanted.volume_id === null || wanted.volume_id === attachment.volume_id) &&
-    (wanted.instance_id === null || wanted.instance_id === instanceOf(attachment)) &&
-    (wanted.status === null || wanted.status === attachment.status) &&
-    (wanted.id === null || wanted.id === attachment.id);
+  const wanted = Object.entries(attachmentFilters).map(([name, read]) => [query.text(name), read] as const);
+  return (attachment) => wanted.every(([text, read]) => text === null || text === read(attachment));
 }
 
 function instanceOf({ server_id, connector }: Attachment): string | null {

@@ -66,6 +66,9 @@ const order: SortValues<Backup> = {
   updated_at: ({ updated_at }) => updated_at.getTime(),
 };
 
+/** What a list of backups can be restricted by. */
+export const backupFilters = ['name', 'status', 'volume_id', 'snapshot_id'] as const;
+
 /** Backups of volumes. See Block Storage API v3 "Backups". */
 export function addBackupRoutes(app: ApiApp, services: BlockStorageServices): void {
   const { db, publicUrl } = services;
@@ -211,12 +214,9 @@ async function backupsFor(request: FastifyRequest, { db }: BlockStorageServices,
   const query = new Query(request);
   const paging = readPaging(query);
   const isEverywhere = context.isAdmin && flagFrom('all_tenants', query.text('all_tenants'));
-  const [name, status, volumeId] = ['name', 'status', 'volume_id'].map((each) => query.text(each));
-  const all = (await listBackups(db, isEverywhere ? null : context.projectId)).filter(
-    (backup) =>
-      (name == null || backup.name === name) &&
-      (status == null || backup.status === status) &&
-      (volumeId == null || backup.volume_id === volumeId),
+  const wanted = backupFilters.map((filter) => [filter, query.text(filter)] as const);
+  const all = (await listBackups(db, isEverywhere ? null : context.projectId)).filter((backup) =>
+    wanted.every(([filter, text]) => text === null || backup[filter] === text),
   );
   return { items: paging.limit === 0 ? [] : pageOf(all, paging, order), limit: paging.limit };
 }

@@ -6,7 +6,8 @@ import type { BlockStorageServices } from '#api/block-storage/services.ts';
 import { getBackup, getSnapshot, getVolume } from '#api/block-storage/volume-lookup.ts';
 import type { CreateVolume } from '#api/block-storage/volume-schemas.ts';
 import { badRequest, NightlatchError, notFound, shorten } from '#core/errors.ts';
-import type { ImageId } from '#core/ids.ts';
+import { type ImageId, isUuid } from '#core/ids.ts';
+import type { Image } from '#core/image.ts';
 import { imageEncryption } from '#core/image-encryption.ts';
 import { GIB } from '#core/sizes.ts';
 import type { VolumeSource } from '#core/volume.ts';
@@ -165,6 +166,16 @@ function likeVolume(volume: Volume): Omit<Origin, 'source' | 'sizeGib'> {
   return { typeId, imageMetadata, bootable, mustEncrypt: false };
 }
 
+/** By its id, or by its name, as in Cinder. @throws conflict (409) when several have the name. */
+async function imageFor(ref: string, context: RequestContext, images: VolumeJudges['images']): Promise<Image | null> {
+  if (isUuid(ref)) return await images.find(ref as ImageId, context);
+  const named = await images.findNamed(ref, context);
+  if (named.length <= 1) return named[0] ?? null;
+  throw new NightlatchError('conflict', {
+    reason: `Multiple image matches found for '${shorten(ref)}', use an ID to be more specific.`,
+  });
+}
+
 /** What a volume of this size (null: any) made from an image is like. @throws bad-request; encrypted-image-refused. */
 export async function fromImage(
   id: string,
@@ -172,14 +183,14 @@ export async function fromImage(
   context: RequestContext,
   { images }: Pick<VolumeJudges, 'images'>,
 ): Promise<Origin> {
-  const image = await images.find(id as ImageId, context);
+  const image = await imageFor(id, context, images);
   if (!image) throw badRequest(`Invalid image identifier or unable to access requested image.`);
   if (image.status !== 'active' || image.virtualSizeBytes === null) {
-    throw badRequest(`Invalid input received: Image ${id} is not active.`);
+    throw badRequest(`Invalid input received: Image ${image.id} is not active.`);
   }
   if (imageEncryption(image.properties) && image.projectId !== context.projectId) {
     throw new NightlatchError('encrypted-image-refused', {
-      image: id,
+      image: image.id,
       reason: 'it is encrypted, and its key belongs to another project',
     });
   }
@@ -190,7 +201,7 @@ export async function fromImage(
     );
   }
   return {
-    source: { kind: 'image', id },
+    source: { kind: 'image', id: image.id },
     sizeGib: null,
     typeId: null,
     imageMetadata: {

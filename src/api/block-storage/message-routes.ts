@@ -10,7 +10,8 @@ import { Query } from '#api/query.ts';
 import { badRequest, notFound, shorten } from '#core/errors.ts';
 import { deleteMessage, findMessage, listMessages, type Message } from '#db/messages.ts';
 
-const filters = ['resource_uuid', 'resource_type', 'event_id', 'request_id', 'message_level'] as const;
+/** What a list of messages can be restricted by. */
+export const messageFilters = ['resource_uuid', 'resource_type', 'event_id', 'request_id', 'message_level'] as const;
 
 const sortValues: SortValues<Message> = {
   id: ({ id }) => id,
@@ -77,9 +78,9 @@ export function addMessageRoutes(app: ApiApp, { db, publicUrl }: BlockStorageSer
 }
 
 function matching(request: FastifyRequest, query: Query): (message: Message) => boolean {
-  const unknown = query.names.find((name) => ![...pagingParameters, ...filters].includes(name));
+  const unknown = query.names.find((name) => ![...pagingParameters, ...messageFilters].includes(name));
   if (unknown !== undefined && has(request, 'resource-filters')) {
     throw badRequest(`Invalid filters ${shorten(unknown, 64)} are found in query options.`);
   }
-  return (message) => filters.every((name) => [null, message[name]].includes(query.text(name)));
+  return (message) => messageFilters.every((name) => [null, message[name]].includes(query.text(name)));
 }

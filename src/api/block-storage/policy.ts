@@ -95,6 +95,7 @@ export const blockStoragePolicy = {
   'volume_extension:volume_image_metadata:remove': 'project-member',
   'volume_extension:volume_admin_actions:reset_status': 'admin',
   'volume_extension:volume_admin_actions:force_delete': 'admin',
+  'volume_extension:volume_admin_actions:force_detach': 'admin',
   'volume_extension:volume_admin_actions:migrate_volume': 'admin',
   'volume_extension:snapshot_admin_actions:reset_status': 'admin',
   'volume_extension:snapshot_admin_actions:force_delete': 'admin',

@@ -11,6 +11,7 @@ import { addMessageRoutes } from '#api/block-storage/message-routes.ts';
 import { addBlockStorageMetadata } from '#api/block-storage/metadata.ts';
 import { MIN_MICROVERSION, servedMicroversions } from '#api/block-storage/microversions.ts';
 import { addQuotaRoutes } from '#api/block-storage/quota-routes.ts';
+import { addResourceFilterRoutes } from '#api/block-storage/resource-filter-routes.ts';
 import { addServiceRoutes } from '#api/block-storage/service-routes.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
 import { addSnapshotRoutes } from '#api/block-storage/snapshot-routes.ts';
@@ -60,6 +61,7 @@ function v3(services: BlockStorageServices) {
     addBackendRoutes(app, services);
     addServiceRoutes(app, services);
     addExtensionRoutes(app);
+    addResourceFilterRoutes(app);
     addVolumeRoutes(app, services);
     addBlockStorageMetadata(app, services);
     addSnapshotRoutes(app, services);

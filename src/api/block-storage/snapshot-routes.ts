@@ -40,6 +40,9 @@ export function addSnapshotRoutes(app: ApiApp, services: BlockStorageServices): 
     const context = allowed(request, 'volume:create_snapshot');
     const asked = request.body.snapshot;
     const volume = await getVolume(db, asked.volume_id ?? 'None', context);
+    if (has(request, 'snapshot-in-use') && asked.force != null && !toBoolean(asked.force)) {
+      throw badRequest("Since microversion 3.66 the 'force' flag can only be true: volumes in use need no force.");
+    }
     const type = volume.volume_type_id === null ? null : await findVolumeType(db, volume.volume_type_id, null);
     const wanted = {
       name: asked.name ?? asked.display_name ?? null,

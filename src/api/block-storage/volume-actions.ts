@@ -121,6 +121,7 @@ export const volumeActionCalls: Readonly<Record<string, VolumeAction>> = {
   },
   'os-attach': { policy: 'volume_extension:volume_actions:attach', run: attachByHand },
   'os-detach': { policy: 'volume_extension:volume_actions:detach', run: detachByHand },
+  'os-force_detach': { policy: 'volume_extension:volume_admin_actions:force_detach', run: detachByHand },
   'os-set_image_metadata': {
     policy: 'volume_extension:volume_image_metadata:set',
     status: 200,

@@ -8,6 +8,7 @@ import { type FileFormat, fileFormats } from '#core/disk.ts';
 import { badRequest, NightlatchError } from '#core/errors.ts';
 import type { ImageId, SnapshotId } from '#core/ids.ts';
 import type { Image } from '#core/image.ts';
+import type { VolumeSource } from '#core/volume.ts';
 import { findVolumeType } from '#db/volume-types.ts';
 import type { Volume } from '#db/volumes.ts';
 import type { VolumeImageRequest } from '#operations/volume-operations.ts';
@@ -95,11 +96,16 @@ export async function reimage({ request, body, context, volume, services }: Volu
   const { image_id: id = '', reimage_reserved: reserved = false } = body['os-reimage'] ?? {};
   const evenReserved = toBoolean(reserved);
   if (evenReserved) allowed(request, 'volume:reimage_reserved');
-  const { imageMetadata, mustEncrypt } = await fromImage(id, volume.size_gib, context, services);
+  const { source, imageMetadata, mustEncrypt } = await fromImage(id, volume.size_gib, context, services);
   await services.contents.reimage(
     volume.id,
-    { imageId: id as ImageId, imageMetadata: imageMetadata ?? {}, mustEncrypt, evenReserved },
+    { imageId: imageIdOf(source), imageMetadata: imageMetadata ?? {}, mustEncrypt, evenReserved },
     context,
   );
   return null;
+}
+
+function imageIdOf(source: VolumeSource): ImageId {
+  if (source.kind !== 'image') throw new Error('what is made from an image has another source');
+  return source.id as ImageId;
 }

@@ -161,6 +161,12 @@ export const VolumeActionBody = Type.Object(
         exactly({ attachment_id: Type.Optional(Type.Union([Type.String({ maxLength: 36 }), Type.Null()])) }),
       ]),
     ),
+    'os-force_detach': Type.Optional(
+      exactly({
+        attachment_id: Type.Optional(Type.Union([Type.String({ maxLength: 36 }), Type.Null()])),
+        connector: anything,
+      }),
+    ),
     'os-set_image_metadata': Type.Optional(
       exactly({ metadata: Type.Record(Type.String({ maxLength: 255 }), Type.String({ maxLength: 65_535 })) }),
     ),

@@ -15,6 +15,7 @@ import {
   findImage,
   finishUpload,
   forgetImage,
+  listImages,
   markImageDeleted,
   storedImageIds,
 } from '#db/images.ts';
@@ -70,6 +71,10 @@ export class FileImageStore implements ImageStore {
   async find(id: ImageId, viewer: ImageViewer): Promise<Image | null> {
     const image = await this.describe(id);
     return image && canSee(image, viewer) ? image : null;
+  }
+
+  async findNamed(name: string, viewer: ImageViewer): Promise<Image[]> {
+    return (await listImages(this.#db, viewer.projectId)).filter((image) => image.name === name);
   }
 
   async describe(id: ImageId): Promise<Image | null> {

@@ -33,6 +33,7 @@ import { Engine } from '#operations/engine.ts';
 import { HostFollower } from '#operations/follow-host.ts';
 import { activeBeforeBoot } from '#operations/host-boot.ts';
 import { HostLocker } from '#operations/lock-host.ts';
+import { VolumeHolds } from '#operations/volume-holds.ts';
 import type { BlockStorageOperations } from '#operations/volume-operations.ts';
 
 const REGION = 'RegionOne';
@@ -66,6 +67,7 @@ export async function startService(config: Config, log: Logger): Promise<Service
     images,
     backups: undo.use(await openBackupStore(config.backup, state.paths.backups, process.env)),
     engine,
+    holds: new VolumeHolds(),
     shutdownTimeoutMs: config.DEFAULT.shutdown_timeout * 1000,
     shelvedOffloadSeconds: config.DEFAULT.shelved_offload_time,
     volumeCopyBytesPerSecond: config.DEFAULT.volume_copy_bps_limit,

@@ -16,6 +16,7 @@ import type { KeyService } from '#keys/key-service.ts';
 import type { ImageKey } from '#keys/leases.ts';
 import { ownDevices, targetOf } from '#operations/device-names.ts';
 import type { Engine, Failure } from '#operations/engine.ts';
+import type { VolumeHolds } from '#operations/volume-holds.ts';
 
 /** What an operation needs of the image store. */
 export type ImageSource = {
@@ -36,6 +37,8 @@ export type OperationContext = {
   readonly images: ImageSource;
   readonly backups: BackupStore;
   readonly engine: Pick<Engine, 'begin' | 'settled' | 'start'>;
+  /** Who has volumes in hand that no guest has. */
+  readonly holds: VolumeHolds;
   /** How long a guest may take over its own shutdown before it is ended, milliseconds. */
   readonly shutdownTimeoutMs: number;
   /** After this time a shelved server leaves its host, seconds; negative: never. */

@@ -12,7 +12,7 @@ import { listPools } from '#db/volume-pools.ts';
 import { findVolumeType } from '#db/volume-types.ts';
 import { lockVolume, readersOf, releaseVolume, updateVolume, type Volume } from '#db/volumes.ts';
 import type { DiskKeys } from '#host/host-agent.ts';
-import { imageKeyOf, type OperationContext, serverSpec } from '#operations/context.ts';
+import { imageKeyOf, type OperationContext, type PlacedServer, serverSpec } from '#operations/context.ts';
 import type { Failure, Operation, Step } from '#operations/engine.ts';
 import { fillFromBackup } from '#operations/restore-backup.ts';
 import { hostOfVolumes } from '#operations/server-volumes.ts';
@@ -25,10 +25,10 @@ import {
 } from '#operations/volume-context.ts';
 import {
   destroyVolumeDisk,
-  guestThatHas,
   settleThoseBefore,
   storeVolumeKey,
   tellFailure,
+  unlessOpen,
 } from '#operations/volume-steps.ts';
 import { chooseBackend, type VolumeDemand } from '#placement/choose-backend.ts';
 
@@ -197,12 +197,21 @@ export type DiskCopyRequest = {
 
 /**
  * Makes `disk` hold what `from` holds at one moment, under its own key. Where both lie alike the medium is copied as it
- * is and its passphrase changed; else, and from under a running guest, the data is encrypted anew. On return what was not
- * open before is locked and its lease closed. *Repeat*: starts over.
+ * is and its passphrase changed; else, and from under a running guest, the data is encrypted anew. While it is read from a
+ * locked volume no guest starts with that. On return what was not open before is locked and its lease closed. *Repeat*:
+ * starts over.
  */
-export async function copyDisk(context: OperationContext, { from, disk, requestId, isNewKey }: DiskCopyRequest) {
+export async function copyDisk(context: OperationContext, request: DiskCopyRequest): Promise<void> {
+  const { from } = request;
+  // Of a snapshot no guest ever has anything.
+  if (from.role !== 'volume') return await copyLocked(context, request);
+  await unlessOpen(context, from.ownerId as VolumeId, (guest) =>
+    guest === null ? copyLocked(context, request) : copyFromGuest(context, guest, request),
+  );
+}
+
+async function copyLocked(context: OperationContext, { from, disk, requestId, isNewKey }: DiskCopyRequest) {
   const { agent } = await needPlacedDisk(context, disk.ownerId);
-  if (await copyFromGuest(context, { from, disk, requestId, isNewKey })) return;
   const isAlike = from.storage === disk.storage && from.encryption === disk.encryption && from.encryption !== 'plain';
   const content: DiskContent = isAlike && !isNewKey ? { kind: 'clone', from } : { kind: 'disk', from };
   try {
@@ -212,11 +221,11 @@ export async function copyDisk(context: OperationContext, { from, disk, requestI
   }
 }
 
-/** From under the guest that has the volume; false: none has, its disk is locked. */
-async function copyFromGuest(context: OperationContext, { from, disk, requestId }: DiskCopyRequest): Promise<boolean> {
-  if (from.role !== 'volume') return false;
-  const placed = await guestThatHas(context, from.ownerId as VolumeId);
-  if (!placed) return false;
+async function copyFromGuest(
+  context: OperationContext,
+  placed: PlacedServer,
+  { from, disk, requestId }: DiskCopyRequest,
+) {
   const sameSize: Disk = { ...disk, sizeBytes: from.sizeBytes };
   try {
     await context.keys.lend([disk], 'copy', requestId, async (keys) => {
@@ -226,5 +235,4 @@ async function copyFromGuest(context: OperationContext, { from, disk, requestId 
   } finally {
     await context.keys.close([disk], requestId);
   }
-  return true;
 }

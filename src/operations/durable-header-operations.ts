@@ -5,7 +5,7 @@ import { claimVolume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import type { Engine, Operation } from '#operations/engine.ts';
 import { pendingOn } from '#operations/plan-volume.ts';
-import { restoreHeader } from '#operations/restore-header.ts';
+import { openIn, restoreHeader } from '#operations/restore-header.ts';
 import type { Requester } from '#operations/server-operations.ts';
 import { type PlacedDisk, placedDiskOf, type VolumeInput } from '#operations/volume-context.ts';
 import type { HeaderOperations } from '#operations/volume-operations.ts';
@@ -33,11 +33,8 @@ export class DurableHeaderOperations implements HeaderOperations {
 
   async restore(id: VolumeId, version: number | null, { requestId }: Requester): Promise<void> {
     const { disk, agent } = await this.#encryptedDisk(id);
-    const doing = `Restoring the header of volume ${id}`;
-    const server = (await guestThatHas(this.#context, id))?.server.id;
-    if (server !== undefined) {
-      throw new NightlatchError('disk-in-use', { doing, disk: disk.id, reason: `server ${server} runs with it` });
-    }
+    const guest = await guestThatHas(this.#context, id);
+    if (guest) throw openIn(guest.server.id, disk);
     const kept = await agent.headerBackups(disk);
     const wanted = version ?? kept.at(-1)?.version;
     if (wanted === undefined || !kept.some((each) => each.version === wanted)) {

@@ -2,11 +2,12 @@ import { crashPoint } from '#core/crash-point.ts';
 import { GIB } from '#core/sizes.ts';
 import { updateDisk } from '#db/disks.ts';
 import { updateVolume } from '#db/volumes.ts';
+import type { DiskKeys } from '#host/host-agent.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { waitForReaders } from '#operations/delete-volume.ts';
 import type { Operation } from '#operations/engine.ts';
 import { failVolume, finishAsBefore, needPlacedDisk, type VolumeInput } from '#operations/volume-context.ts';
-import { guestThatHas } from '#operations/volume-steps.ts';
+import { unlessOpen } from '#operations/volume-steps.ts';
 
 /**
  * Extend volume, attached or not. A guest that has it sees it grow.
@@ -33,11 +34,12 @@ async function grow(context: OperationContext, { volumeId, requestId, sizeGib }:
   if (sizeGib === undefined) throw new Error(`an extend of volume ${volumeId} names no size`);
   const { disk, agent } = await needPlacedDisk(context, volumeId);
   const larger = { ...disk, sizeBytes: sizeGib * GIB };
-  const guest = (await guestThatHas(context, volumeId))?.server.id ?? null;
-  const growDisk = (keys: Parameters<typeof agent.growDisk>[2]) => agent.growDisk(larger, disk.sizeBytes, keys, guest);
-  await context.keys.lend([disk], guest === null ? 'create' : 'run', requestId, growDisk);
-  crashPoint('steps.extend-volume.grown');
-  if (guest === null) await context.keys.close([disk], requestId);
+  await unlessOpen(context, volumeId, async (guest) => {
+    const growDisk = (keys: DiskKeys) => agent.growDisk(larger, disk.sizeBytes, keys, guest?.server.id ?? null);
+    await context.keys.lend([disk], guest === null ? 'create' : 'run', requestId, growDisk);
+    crashPoint('steps.extend-volume.grown');
+    if (guest === null) await context.keys.close([disk], requestId);
+  });
   await context.db.transaction().execute(async (tx) => {
     await updateDisk(tx, disk.id, { size_bytes: larger.sizeBytes });
     await updateVolume(tx, volumeId, { size_gib: sizeGib });

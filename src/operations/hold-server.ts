@@ -38,10 +38,16 @@ export async function holdServer(context: OperationContext, input: VolumeInput, 
 export async function isIdle(context: OperationContext, input: VolumeInput, serverId: ServerId): Promise<boolean> {
   const other = (await findServer(context.db, serverId))?.operation ?? null;
   if (other === null || other.id === input.operationId) return true;
-  if ((other.input as ServerInput).after === input.operationId) throw takenOver(input, serverId);
+  if (await isTakenOver(context, input, serverId)) throw takenOver(input, serverId);
   await context.engine.settled(other.id);
   await sleep(LOOK_EVERY_MS);
   return false;
+}
+
+/** Whether a delete has taken the server over from this operation, and waits for it. */
+export async function isTakenOver({ db }: OperationContext, { operationId }: VolumeInput, serverId: ServerId) {
+  const other = (await findServer(db, serverId))?.operation ?? null;
+  return other !== null && (other.input as ServerInput).after === operationId;
 }
 
 /**

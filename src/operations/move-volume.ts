@@ -12,7 +12,7 @@ import type { OperationContext } from '#operations/context.ts';
 import { copyDisk } from '#operations/create-volume.ts';
 import { waitForReaders } from '#operations/delete-volume.ts';
 import type { Failure, Operation, Step } from '#operations/engine.ts';
-import { giveServerBack, holdServer } from '#operations/hold-server.ts';
+import { giveServerBack, holdServer, isTakenOver } from '#operations/hold-server.ts';
 import { cancelled, mirrorOf, mirrorUntilReady, switchGuest } from '#operations/mirror-volume.ts';
 import { exchangeForSuccessor, planSuccessor, type SuccessorColumns } from '#operations/successor-disk.ts';
 import { finishAsBefore, needPlacedDisk, placedDiskOf, type VolumeInput } from '#operations/volume-context.ts';
@@ -112,7 +112,7 @@ async function moveLocked(context: OperationContext, input: VolumeInput, move: M
   try {
     if ((await guestThatHas(context, input.volumeId)) !== null) return false;
     if (serverId !== null) await checkSavedMemory(context, input, serverId);
-    await copyUnlessCancelled(context, input);
+    await copyUnlessCancelled(context, input, serverId);
     crashPoint('steps.move-volume.copied');
     await exchange(context, input, move);
     return true;
@@ -135,8 +135,12 @@ async function checkSavedMemory(
   throw new NightlatchError('conflict', { reason });
 }
 
-/** A copy ends early when the disk it goes to is destroyed. */
-async function copyUnlessCancelled(context: OperationContext, input: VolumeInput): Promise<void> {
+/** A copy ends early when the disk it goes to is destroyed: also when its server is deleted, which does not wait for it. */
+async function copyUnlessCancelled(
+  context: OperationContext,
+  input: VolumeInput,
+  serverId: ServerId | null,
+): Promise<void> {
   const { disk: from } = await needPlacedDisk(context, input.volumeId);
   const { disk, agent } = await needPlacedDisk(context, input.volumeId, 'coming');
   let isOver = false;
@@ -144,6 +148,7 @@ async function copyUnlessCancelled(context: OperationContext, input: VolumeInput
   const watch = async () => {
     while (!isOver) {
       isCancelled ||= (await showMigrationProgress(context.db, input.volumeId, null)).isCancelled;
+      isCancelled ||= serverId !== null && (await isTakenOver(context, input, serverId));
       if (isCancelled) await agent.destroyDisk(disk);
       await sleep(LOOK_EVERY_MS);
     }

@@ -9,7 +9,7 @@ import { waitForReaders } from '#operations/delete-volume.ts';
 import type { Operation } from '#operations/engine.ts';
 import { adoptKey, changeKey, prepareRekey, type Rekey, restoreOldKey } from '#operations/rekey-disk.ts';
 import { finishAsBefore, needVolume, type VolumeInput } from '#operations/volume-context.ts';
-import { guestThatHas } from '#operations/volume-steps.ts';
+import { unlessOpen } from '#operations/volume-steps.ts';
 
 /**
  * Rekey volume: another passphrase, without interrupting a guest that has it. The volume key stays.
@@ -23,24 +23,17 @@ import { guestThatHas } from '#operations/volume-steps.ts';
  * | finish  | the status it had                                      | –                               | same     |
  */
 export function rekeyVolume(context: OperationContext): Operation<VolumeInput> {
-  const undo = async (input: VolumeInput) => {
-    const isOpen = (await guestThatHas(context, input.volumeId)) !== null;
-    await restoreOldKey(context, await rekeyOf(context, input), isOpen);
-  };
+  const withRekey = (work: (rekey: Rekey, isOpen: boolean) => Promise<void>) => (input: VolumeInput) =>
+    unlessOpen(context, input.volumeId, async (guest) => work(await rekeyOf(context, input), guest !== null));
+  const undo = withRekey((rekey, isOpen) => restoreOldKey(context, rekey, isOpen));
   return {
     name: 'rekey-volume',
     steps: [
       waitForReaders(context),
       { name: 'wait-for-server', run: (input) => waitForServer(context, input) },
       { name: 'prepare', run: async (input) => prepareRekey(context, await rekeyOf(context, input)), undo },
-      { name: 'change', run: async (input) => changeKey(context, await rekeyOf(context, input)), undo },
-      {
-        name: 'adopt',
-        async run(input) {
-          const isOpen = (await guestThatHas(context, input.volumeId)) !== null;
-          await adoptKey(context, await rekeyOf(context, input), isOpen);
-        },
-      },
+      { name: 'change', run: withRekey((rekey) => changeKey(context, rekey)), undo },
+      { name: 'adopt', run: withRekey((rekey, isOpen) => adoptKey(context, rekey, isOpen)) },
       { name: 'finish', run: (input) => finishAsBefore(context, input) },
     ],
     failed: (input) => finishAsBefore(context, input),

@@ -11,7 +11,7 @@ import {
   serverSpec,
 } from '#operations/context.ts';
 import type { Operation } from '#operations/engine.ts';
-import { destroySavedMemory, startGuest } from '#operations/steps.ts';
+import { destroySavedMemory, startGuest, withVolumesHeld } from '#operations/steps.ts';
 
 /**
  * Resume server. The saved memory is destroyed while the guest is still paused, before its first instruction: no
@@ -41,15 +41,16 @@ export function resumeServer(context: OperationContext): Operation<ServerInput> 
   };
 }
 
-async function restore(context: OperationContext, { serverId, requestId }: ServerInput): Promise<void> {
-  const placed = await loadPlaced(context, serverId);
-  const memory = savedMemory(placed.disks);
-  if (memory?.state !== 'formatted') {
-    const reason = 'its saved memory is gone';
-    throw new NightlatchError('saved-memory-unreadable', { server: serverId, reason });
-  }
-  const restoreWith = (keys: DiskKeys) => placed.agent.restoreServer(serverSpec(placed), memory, keys);
-  await context.keys.lend([...openDisks(placed), memory], 'run', requestId, restoreWith);
-  // The agent has locked the memory disk again.
-  await context.keys.close([memory], requestId);
+function restore(context: OperationContext, input: ServerInput): Promise<void> {
+  return withVolumesHeld(context, input, async (placed) => {
+    const memory = savedMemory(placed.disks);
+    if (memory?.state !== 'formatted') {
+      const reason = 'its saved memory is gone';
+      throw new NightlatchError('saved-memory-unreadable', { server: input.serverId, reason });
+    }
+    const restoreWith = (keys: DiskKeys) => placed.agent.restoreServer(serverSpec(placed), memory, keys);
+    await context.keys.lend([...openDisks(placed), memory], 'run', input.requestId, restoreWith);
+    // The agent has locked the memory disk again.
+    await context.keys.close([memory], input.requestId);
+  });
 }

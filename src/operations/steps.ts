@@ -1,7 +1,9 @@
 import { crashPoint } from '#core/crash-point.ts';
 import type { Disk, DiskContent } from '#core/disk.ts';
-import { endUnplacedDisks, updateDisk } from '#db/disks.ts';
+import type { ServerId, VolumeId } from '#core/ids.ts';
+import { disksOf, endUnplacedDisks, updateDisk } from '#db/disks.ts';
 import type { Server } from '#db/servers.ts';
+import { findVolume } from '#db/volumes.ts';
 import type { DiskKeys } from '#host/host-agent.ts';
 import type { LeaseReason } from '#keys/leases.ts';
 import {
@@ -30,22 +32,24 @@ export function takeOver(context: OperationContext): Step<ServerInput> {
     name: 'take-over',
     async run({ serverId, after }) {
       if (after === null) return;
-      const placed = await loadIfPlaced(context, serverId);
-      await placed?.agent.stopServer(serverId, lockable(placed), 0);
+      await stopAndLock(context, serverId, 0);
       await context.engine.settled(after);
     },
   };
 }
 
-/** Starts the guest under leases on all its disks. Undo: the guest is ended, everything is locked, the leases closed. */
+/**
+ * Starts the guest under leases on all its disks, once nobody works on its volumes. Undo: the guest is ended, everything is
+ * locked, the leases closed.
+ */
 export function startGuest(context: OperationContext): Step<ServerInput> {
   return {
     name: 'start',
-    async run({ serverId, requestId }) {
-      const placed = await loadPlaced(context, serverId);
-      const start = (keys: DiskKeys) => placed.agent.startServer(serverSpec(placed), keys);
-      await context.keys.lend(openDisks(placed), 'run', requestId, start);
-    },
+    run: (input) =>
+      withVolumesHeld(context, input, async (placed) => {
+        const start = (keys: DiskKeys) => placed.agent.startServer(serverSpec(placed), keys);
+        await context.keys.lend(openDisks(placed), 'run', input.requestId, start);
+      }),
     undo: (input) => endGuest(context, input, 0),
   };
 }
@@ -57,15 +61,62 @@ export function stopGuest(context: OperationContext, gracefulMs: number): Step<S
 
 /** As `stopGuest`, for a step that looks first. */
 export async function endGuest(context: OperationContext, input: ServerInput, gracefulMs: number): Promise<void> {
-  const placed = await loadIfPlaced(context, input.serverId);
-  if (!placed) return;
-  await placed.agent.stopServer(input.serverId, lockable(placed), gracefulMs);
-  await context.keys.close(lockable(placed), input.requestId);
+  const locked = await stopAndLock(context, input.serverId, gracefulMs);
+  await context.keys.close(locked, input.requestId);
 }
 
-/** All that is locked when a guest has ended. */
-function lockable({ disks, volumes }: PlacedServer): Disk[] {
-  return [...disks, ...volumes.map(({ disk }) => disk)];
+/** Ends the guest and locks its disks, but for a volume that somebody works on, which no guest had. Returns what it locked. */
+async function stopAndLock(context: OperationContext, serverId: ServerId, gracefulMs: number): Promise<Disk[]> {
+  const placed = await loadIfPlaced(context, serverId);
+  if (!placed) return [];
+  const volumes = placed.volumes.map(({ disk }) => disk);
+  using ending = await context.holds.forEnd(volumes.map(volumeOf));
+  const locked = [...placed.disks, ...volumes.filter((disk) => ending.lockable.has(volumeOf(disk)))];
+  await placed.agent.stopServer(serverId, locked, gracefulMs);
+  return locked;
+}
+
+/**
+ * Calls `use` with a server whose guest is about to start: while it goes on nobody works on its volumes, and none has
+ * another key to come. *Throws* conflict when a delete takes the server over.
+ */
+export async function withVolumesHeld(
+  context: OperationContext,
+  input: ServerInput,
+  use: (placed: PlacedServer) => Promise<void>,
+): Promise<void> {
+  for (;;) {
+    const theirs = openVolumes(await loadPlaced(context, input.serverId));
+    const rekey = await (async () => {
+      using _held = await context.holds.forStart(theirs, () => checkNotTakenOver(context, input));
+      const placed = await loadPlaced(context, input.serverId);
+      const changing = await keyChangeUnderWay(context, openVolumes(placed));
+      if (changing === null) await use(placed);
+      return changing;
+    })();
+    if (rekey === null) return;
+    await context.engine.settled(rekey.id);
+  }
+}
+
+/** It waits for no server any more when the disk says `rekeying`. */
+async function keyChangeUnderWay({ db }: OperationContext, volumes: readonly VolumeId[]) {
+  for (const id of volumes) {
+    const isChanging = (await disksOf(db, id)).some(({ state }) => state === 'rekeying');
+    const operation = isChanging ? (await findVolume(db, id))?.operation : null;
+    if (operation) return operation;
+  }
+  return null;
+}
+
+function openVolumes(placed: PlacedServer): VolumeId[] {
+  return openDisks(placed)
+    .filter(({ role }) => role === 'volume')
+    .map(volumeOf);
+}
+
+function volumeOf({ ownerId }: Disk): VolumeId {
+  return ownerId as VolumeId;
 }
 
 /** Wipes the keys of a paused guest, where its host does that, and closes their leases. *Repeat*: fine. */

@@ -68,6 +68,18 @@ export async function guestThatHas(context: OperationContext, volumeId: VolumeId
   return guests.some(({ id }) => id === placed.server.id) ? placed : null;
 }
 
+/**
+ * Calls `work` with the server whose guest runs with a volume; or with null, and then no guest starts with it until that has
+ * ended.
+ */
+export function unlessOpen<T>(
+  context: OperationContext,
+  volumeId: VolumeId,
+  work: (guest: PlacedServer | null) => Promise<T>,
+): Promise<T> {
+  return context.holds.unlessOpen(volumeId, () => guestThatHas(context, volumeId), work);
+}
+
 /** Tells its project that what was done to a volume failed. `event`: what, and why, in Cinder's numbers. */
 export async function tellFailure(
   context: OperationContext,

@@ -158,21 +158,22 @@ export class VolumesAndServers implements AsyncDisposable {
   opens(secretId: SecretId, disk: string | EncryptedFile): Promise<boolean> {
     const file = typeof disk === 'string' ? { path: disk, format: 'raw' as const } : disk;
     const opens = file.format === 'qcow2' ? opensQcow2 : opensHeader;
-    return this.#withSecret(secretId, (key) => opens(key, file.path));
+    return this.withSecret(secretId, (key) => opens(key, file.path));
   }
 
   /** Whether an encrypted file holds this byte over and over, in clear, from its start. @throws when the secret opens it not. */
   holds(file: EncryptedFile, secretId: SecretId, byte: number): Promise<boolean> {
     const command = `read -P ${byte} 0 ${PATTERN_BYTES}`;
-    return this.#withSecret(secretId, (key) => !/verification failed/.test(inClear(key, file, command)));
+    return this.withSecret(secretId, (key) => !/verification failed/.test(inClear(key, file, command)));
   }
 
   /** Fills the start of an encrypted file with this byte, as a guest does. */
   async fill(file: EncryptedFile, secretId: SecretId, byte: number, length = PATTERN_BYTES): Promise<void> {
-    await this.#withSecret(secretId, (key) => inClear(key, file, `write -P ${byte} 0 ${length}`));
+    await this.withSecret(secretId, (key) => inClear(key, file, `write -P ${byte} 0 ${length}`));
   }
 
-  async #withSecret<T>(secretId: SecretId, use: (key: Uint8Array) => T): Promise<T> {
+  /** Lends a stored secret to a test that looks what it opens. */
+  async withSecret<T>(secretId: SecretId, use: (key: Uint8Array) => T): Promise<T> {
     const rootKeyFile = join(this.servers.service.stateDirectory, 'root.key');
     using rootKey = await readRootKey(rootKeyFile, {});
     const store = await LocalKeyStore.open(this.servers.db, rootKey);

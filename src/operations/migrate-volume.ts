@@ -5,7 +5,7 @@ import { disksOf } from '#db/disks.ts';
 import { lockPlacement } from '#db/hosts.ts';
 import { listPools } from '#db/volume-pools.ts';
 import { findVolumeType } from '#db/volume-types.ts';
-import { findVolume, updateVolume, type Volume } from '#db/volumes.ts';
+import { findVolume, type Volume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import type { Operation } from '#operations/engine.ts';
 import { moveVolume } from '#operations/move-volume.ts';
@@ -22,9 +22,7 @@ export function migrateVolume(context: OperationContext): Operation<VolumeInput>
       if (!volume || destination === undefined) throw new Error(`migrating volume ${volumeId} has no destination`);
       return await placeIn(tx, volume, destination);
     },
-    async also(tx, { volumeId, destination }) {
-      await updateVolume(tx, volumeId, { backend: destination ?? null });
-    },
+    columns: async (_tx, { destination }) => ({ backend: destination ?? null }),
   });
 }
 

@@ -2,12 +2,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { crashPoint } from '#core/crash-point.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { ServerId } from '#core/ids.ts';
+import { isUnderWay } from '#core/volume-migration.ts';
 import type { Queryable } from '#db/database.ts';
 import { updateDisk } from '#db/disks.ts';
 import { findServer } from '#db/servers.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
 import { findMigration, showMigrationProgress, showMigrationStatus } from '#db/volume-migrations.ts';
-import { updateVolume } from '#db/volumes.ts';
+import { updateVolume, type VolumeChange } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { copyDisk } from '#operations/create-volume.ts';
 import { waitForReaders } from '#operations/delete-volume.ts';
@@ -27,8 +28,8 @@ export type Move = {
   readonly name: string;
   /** How the disk that is coming differs from the one there is; null: it may stay as it is. */
   readonly change: (tx: Queryable, input: VolumeInput) => Promise<SuccessorColumns | null>;
-  /** Written in the transaction that gives the volume its disk, or, when that stays, by itself. */
-  readonly also: (tx: Queryable, input: VolumeInput) => Promise<void>;
+  /** What the volume's own row says once it has ended well, all at the instant at which its status does. */
+  readonly columns: (tx: Queryable, input: VolumeInput) => Promise<VolumeChange>;
 };
 
 /**
@@ -42,10 +43,10 @@ export type Move = {
  * | store-key | its secret is stored                                | secret destroyed                | keeps the secret |
  * | move      | it holds what the volume holds, and is the volume's, also to its guest | mirror ended, header overwritten, medium gone; after the exchange none: the point of no return | goes on with a mirror, starts a copy over |
  * | remove    | the one before and its secret are destroyed         | none                            | fine             |
- * | finish    | the status it had                                   | –                               | same             |
+ * | finish    | the status it had, and what else its row says now   | –                               | same             |
  */
 export function moveVolume(context: OperationContext, move: Move): Operation<VolumeInput> {
-  const undo = (input: VolumeInput) => discard(context, input, move);
+  const undo = (input: VolumeInput) => discard(context, input);
   const storeKey = storeVolumeKey(context, ({ volumeId }: VolumeInput) => volumeId, 'coming');
   const steps: Step<VolumeInput>[] = [
     waitForReaders(context),
@@ -57,11 +58,11 @@ export function moveVolume(context: OperationContext, move: Move): Operation<Vol
         if (await placedDiskOf(context, input.volumeId, 'coming')) await storeKey.run(input);
       },
     },
-    { name: 'move', run: (input) => moveData(context, input, move), undo },
+    { name: 'move', run: (input) => moveData(context, input), undo },
     { name: 'remove', run: ({ volumeId, requestId }) => destroyVolumeDisk(context, volumeId, requestId, 'kept') },
-    { name: 'finish', run: (input) => finish(context, input, null) },
+    { name: 'finish', run: (input) => finish(context, input, move, null) },
   ];
-  return { name: move.name, steps, failed: (input, failure) => finish(context, input, failure) };
+  return { name: move.name, steps, failed: (input, failure) => finish(context, input, move, failure) };
 }
 
 async function plan(context: OperationContext, input: VolumeInput, { change }: Move): Promise<void> {
@@ -69,26 +70,22 @@ async function plan(context: OperationContext, input: VolumeInput, { change }: M
   if (columns !== null) await planSuccessor(context, input.volumeId, async () => columns);
 }
 
-async function moveData(context: OperationContext, input: VolumeInput, move: Move): Promise<void> {
+async function moveData(context: OperationContext, input: VolumeInput): Promise<void> {
   const { volumeId } = input;
   const { db } = context;
-  if (!(await placedDiskOf(context, volumeId, 'coming'))) {
-    await giveServerBack(context, input);
-    // Either it was exchanged before a crash, or there is no other disk.
-    return await db.transaction().execute((tx) => move.also(tx, input));
-  }
+  // Either it was exchanged before a crash, or there is no other disk.
+  if (!(await placedDiskOf(context, volumeId, 'coming'))) return await giveServerBack(context, input);
   await db.transaction().execute((tx) => showMigrationStatus(tx, volumeId, 'running'));
   for (let lost = 0; lost <= LOST_LIMIT; ) {
     const guest = await guestThatHas(context, volumeId);
     if (guest === null) {
-      if (await moveLocked(context, input, move)) return;
+      if (await moveLocked(context, input)) return;
       continue;
     }
     const mirror = await mirrorOf(context, input, guest);
     const outcome = await mirrorUntilReady(context, input, mirror);
     if (outcome === 'lost') lost++;
-    if (outcome === 'ready' && (await switchGuest(context, input, mirror, () => exchange(context, input, move))))
-      return;
+    if (outcome === 'ready' && (await switchGuest(context, input, mirror, () => exchange(context, input)))) return;
     await sleep(LOOK_EVERY_MS);
   }
   const doing = `Moving the data of volume ${volumeId}`;
@@ -96,17 +93,14 @@ async function moveData(context: OperationContext, input: VolumeInput, move: Mov
   throw new NightlatchError('hypervisor-failed', { doing, reason });
 }
 
-async function exchange(context: OperationContext, input: VolumeInput, { also }: Move): Promise<void> {
+async function exchange(context: OperationContext, input: VolumeInput): Promise<void> {
   const { disk } = await needPlacedDisk(context, input.volumeId, 'coming');
   await updateVolume(context.db, input.volumeId, { migration_status: 'completing' });
-  await exchangeForSuccessor(context, input.volumeId, async (tx) => {
-    await updateDisk(tx, disk.id, { state: 'formatted' });
-    await also(tx, input);
-  });
+  await exchangeForSuccessor(context, input.volumeId, (tx) => updateDisk(tx, disk.id, { state: 'formatted' }));
 }
 
 /** False: something else was done to the server that has it: look again. A server that has it is held meanwhile. */
-async function moveLocked(context: OperationContext, input: VolumeInput, move: Move): Promise<boolean> {
+async function moveLocked(context: OperationContext, input: VolumeInput): Promise<boolean> {
   const serverId = (await attachmentOf(context.db, input.volumeId))?.server_id ?? null;
   if (serverId !== null && !(await holdServer(context, input, serverId))) return false;
   try {
@@ -114,7 +108,7 @@ async function moveLocked(context: OperationContext, input: VolumeInput, move: M
     if (serverId !== null) await checkSavedMemory(context, input, serverId);
     await copyUnlessCancelled(context, input, serverId);
     crashPoint('steps.move-volume.copied');
-    await exchange(context, input, move);
+    await exchange(context, input);
     return true;
   } finally {
     await giveServerBack(context, input);
@@ -165,11 +159,8 @@ async function copyUnlessCancelled(
   if (isCancelled) throw cancelled(input);
 }
 
-/**
- * A guest that has the disk that is coming already is not given the other one back: then the rows follow, if need be without
- * what was to change with them.
- */
-async function discard(context: OperationContext, input: VolumeInput, move: Move): Promise<void> {
+/** A guest that has the disk that is coming already is not given the other one back: then the rows follow. */
+async function discard(context: OperationContext, input: VolumeInput): Promise<void> {
   const { volumeId, requestId } = input;
   const coming = await placedDiskOf(context, volumeId, 'coming');
   const guest = coming && (await guestThatHas(context, volumeId));
@@ -177,7 +168,7 @@ async function discard(context: OperationContext, input: VolumeInput, move: Move
     const { from, to } = await mirrorOf(context, input, guest);
     const { agent, server } = guest;
     if ((await agent.mirrorState(server.id, { from, to })).kind === 'switched') {
-      await exchange(context, input, move).catch(() => exchange(context, input, { ...move, also: async () => {} }));
+      await exchange(context, input);
       await giveServerBack(context, input);
       return await destroyVolumeDisk(context, volumeId, requestId, 'kept');
     }
@@ -187,15 +178,24 @@ async function discard(context: OperationContext, input: VolumeInput, move: Move
   if (coming) await destroyVolumeDisk(context, volumeId, requestId, 'coming');
 }
 
-async function finish(context: OperationContext, input: VolumeInput, failure: Failure | null): Promise<void> {
+/** As one: whoever sees the new type, or the new place, sees that it has ended. */
+async function finish(
+  context: OperationContext,
+  input: VolumeInput,
+  move: Move,
+  failure: Failure | null,
+): Promise<void> {
   const { volumeId } = input;
   await giveServerBack(context, input);
-  const migration = await findMigration(context.db, volumeId);
-  if (migration?.status === 'cancelling') {
-    await showMigrationStatus(context.db, volumeId, failure === null ? 'completed' : 'cancelled');
-  } else if (migration?.status === 'running' || migration?.status === 'accepted') {
-    const [status, reason] = failure === null ? (['completed', null] as const) : (['error', failure.message] as const);
-    await showMigrationStatus(context.db, volumeId, status, reason);
-  }
-  await finishAsBefore(context, input);
+  await context.db.transaction().execute(async (tx) => {
+    const within = { ...context, db: tx };
+    const isExchanged = failure === null || (await placedDiskOf(within, volumeId, 'kept')) !== null;
+    const migration = await findMigration(tx, volumeId);
+    if (migration && isUnderWay(migration.status)) {
+      const wasCancelled = failure !== null && migration.status === 'cancelling';
+      const status = failure === null ? 'completed' : wasCancelled ? 'cancelled' : 'error';
+      await showMigrationStatus(tx, volumeId, status, status === 'error' ? (failure?.message ?? null) : null);
+    }
+    await finishAsBefore(within, input, isExchanged ? await move.columns(tx, input) : {});
+  });
 }

@@ -5,7 +5,7 @@ import { disksOf } from '#db/disks.ts';
 import { lockPlacement } from '#db/hosts.ts';
 import { listPools } from '#db/volume-pools.ts';
 import { encryptionOf, findVolumeType, type VolumeType } from '#db/volume-types.ts';
-import { lockVolume, updateVolume, type Volume } from '#db/volumes.ts';
+import { lockVolume, type Volume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import type { Operation } from '#operations/engine.ts';
 import { moveVolume } from '#operations/move-volume.ts';
@@ -26,15 +26,15 @@ export function retypeVolume(context: OperationContext): Operation<VolumeInput> 
         ? null
         : await neededChange(tx, volume, await typeOf(tx, input));
     },
-    async also(tx, input) {
+    async columns(tx, input) {
       const type = await typeOf(tx, input);
       const encryption = encryptionOf(type);
       const [live] = (await disksOf(tx, input.volumeId)).filter(({ standing }) => standing === 'live');
-      await updateVolume(tx, input.volumeId, {
+      return {
         volume_type_id: type.id,
         encryption: encryption && JSON.stringify(encryption),
         backend: live?.backend ?? null,
-      });
+      };
     },
   });
 }

@@ -91,6 +91,7 @@ function adminFields(volume: Volume, pools: VolumeSurroundings['pools']): object
   return {
     'os-vol-host-attr:host': volume.host === null ? null : (pools.get(place) ?? place),
     'os-vol-mig-status-attr:migstat': volume.migration_status,
+    migration_status: volume.migration_status,
     'os-vol-mig-status-attr:name_id': null,
   };
 }

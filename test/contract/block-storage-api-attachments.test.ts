@@ -77,6 +77,22 @@ describe('attachments that a client writes down', () => {
     await ask('DELETE', `/attachments/${body.attachment.id}`);
   });
 
+  it('one that is left over when an admin has reset the volume can be deleted, and is in nobody’s way', async () => {
+    const { body } = await create();
+    const reset = { 'os-reset_status': { status: 'error' } };
+    const action = `/volume/v3/${lab.projects.one}/volumes/${volume.id}/action`;
+    await lab.raw('POST', action, { as: 'admin', body: reset });
+    assert.deepEqual((await ask('DELETE', `/attachments/${body.attachment.id}`)).body, { attachments: [] });
+    assert.equal(await statusOf(), 'error');
+    await lab.raw('POST', action, { as: 'admin', body: { 'os-reset_status': { status: 'available' } } });
+    const left = await create();
+    await lab.raw('POST', action, { as: 'admin', body: { 'os-reset_status': { status: 'available' } } });
+    const next = await create();
+    assert.equal(next.status, 200);
+    assert.equal((await ask('GET', `/attachments/${left.body.attachment.id}`)).status, 404);
+    await ask('DELETE', `/attachments/${next.body.attachment.id}`);
+  });
+
   it('of two at once one is made', async () => {
     const answers = await Promise.all([create(), create()]);
     assert.deepEqual(answers.map(({ status }) => status).sort(), [200, 400]);

@@ -28,6 +28,9 @@ export type WrittenAttachment = {
   readonly status: 'reserved' | 'attaching' | 'attached';
 };
 
+/** Statuses of a volume that an attachment gives it. */
+const HELD: readonly VolumeStatus[] = ['reserved', 'attaching', 'in-use', 'detaching'];
+
 /** What the volume's status is while its attachment has this one. */
 const volumeStatusOf = { reserved: 'reserved', attaching: 'attaching', attached: 'in-use' } as const;
 
@@ -102,9 +105,10 @@ export async function letGo(db: Database, { id, volume_id }: Attachment): Promis
   await db.transaction().execute(async (tx) => {
     const volume = await lockVolume(tx, volume_id);
     await stillThere(tx, id);
-    checkStatus(volume, 'detach', ['reserved', 'attaching', 'in-use', 'detaching']);
+    // An admin may have given the volume another status meanwhile: then that stays.
+    checkStatus(volume, 'detach', [...HELD, volume.status]);
     await endAttachment(tx, id);
-    await updateVolume(tx, volume_id, { status: 'available' });
+    if (HELD.includes(volume.status)) await updateVolume(tx, volume_id, { status: 'available' });
   });
 }
 

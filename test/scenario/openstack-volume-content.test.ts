@@ -157,13 +157,13 @@ describe('the content of a volume', { timeout: 600_000 }, () => {
     assert.notEqual(await secretOf(volume), old);
     assert.deepEqual(await findStrays(lab.servers.service), []);
 
-    await act(volume, { 'os-reserve': null });
+    const { attachment } = await lab.must('POST', '/attachments', { attachment: { volume_uuid: volume } });
     const reserved = { 'os-reimage': { image_id: base } };
     assert.equal((await lab.ask('POST', `/volumes/${volume}/action`, reserved)).status, 400);
     await act(volume, { 'os-reimage': { image_id: base, reimage_reserved: true } });
     await lab.reach('volume', volume, 'reserved');
     assert.equal(await holds(volume, FIRST), true);
-    await act(volume, { 'os-unreserve': null });
+    await lab.must('DELETE', `/attachments/${attachment.id}`);
     await lab.delete('volume', volume);
     assert.equal(await lab.countSecrets(), 0);
     assert.deepEqual(await findStrays(lab.servers.service), []);

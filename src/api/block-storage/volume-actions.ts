@@ -105,7 +105,8 @@ export const volumeActionCalls: Readonly<Record<string, VolumeAction>> = {
   },
   'os-reserve': {
     policy: 'volume_extension:volume_actions:reserve',
-    run: ({ services, volume }) => exchangeStatus(services, volume, 'available', 'reserved'),
+    // Not `reserved`: that is what /attachments calls it.
+    run: ({ services, volume }) => exchangeStatus(services, volume, 'available', 'attaching'),
   },
   'os-unreserve': {
     policy: 'volume_extension:volume_actions:unreserve',
@@ -238,9 +239,10 @@ async function exchangeStatus(
 
 /** *Repeat*: fine. */
 async function unreserve({ services, volume }: VolumeActionCall): Promise<null> {
-  if (volume.status !== 'reserved') return null;
+  const { status } = volume;
+  if (status !== 'attaching' && status !== 'reserved') return null;
   const attachment = await attachmentOf(services.db, volume.id);
-  if (attachment === null) return await exchangeStatus(services, volume, 'reserved', 'available');
+  if (attachment === null) return await exchangeStatus(services, volume, status, 'available');
   await letGo(services.db, attachment);
   return null;
 }

@@ -28,8 +28,8 @@ export type WrittenAttachment = {
   readonly status: 'reserved' | 'attaching' | 'attached';
 };
 
-/** Statuses of a volume that an attachment gives it. */
-const HELD: readonly VolumeStatus[] = ['reserved', 'attaching', 'in-use', 'detaching'];
+/** Statuses of a volume that it leaves with its attachment; another stays. `error` is what an admin calls a stuck one. */
+const HELD: readonly VolumeStatus[] = ['reserved', 'attaching', 'in-use', 'detaching', 'error'];
 
 /** What the volume's status is while its attachment has this one. */
 const volumeStatusOf = { reserved: 'reserved', attaching: 'attaching', attached: 'in-use' } as const;
@@ -105,7 +105,6 @@ export async function letGo(db: Database, { id, volume_id }: Attachment): Promis
   await db.transaction().execute(async (tx) => {
     const volume = await lockVolume(tx, volume_id);
     await stillThere(tx, id);
-    // An admin may have given the volume another status meanwhile: then that stays.
     checkStatus(volume, 'detach', [...HELD, volume.status]);
     await endAttachment(tx, id);
     if (HELD.includes(volume.status)) await updateVolume(tx, volume_id, { status: 'available' });

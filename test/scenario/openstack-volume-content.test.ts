@@ -29,7 +29,8 @@ describe('the content of a volume', { timeout: 600_000 }, () => {
   before(async () => {
     // Encrypted qcow2 files are as large as what was written to them, so that copies take no time.
     const more = '[volume_backends.files]\nvolume_driver = "qcow2"';
-    lab = await VolumesAndServers.open({ more, defaults: `image_size_cap = ${IMAGE_SIZE_CAP}` });
+    const defaults = `image_size_cap = ${IMAGE_SIZE_CAP}\nenable_force_upload = true`;
+    lab = await VolumesAndServers.open({ more, defaults });
     await lab.addEncryptedType('secret');
     openstack = openStackClient(lab.servers.service.stateDirectory, CLOUD_NAME);
     base = await addImage('base', FIRST, { hw_rng_model: 'virtio' });
@@ -86,6 +87,29 @@ describe('the content of a volume', { timeout: 600_000 }, () => {
     await openstack.does('image', 'delete', 'from-data');
     assert.equal(await lab.countSecrets(), secrets - 1);
     assert.deepEqual(await findStrays(lab.servers.service), []);
+  });
+
+  // With a guest; copies from under one are made in test/guarantee and test/second-kernel too.
+  const inWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all' ? it : () => {};
+  inWhole('image create --force: of a volume that a guest has, which goes on', async () => {
+    const { servers } = lab;
+    const server = await servers.create(await servers.addFlavor({}), await servers.addBootImage());
+    const used = await lab.addVolume({ name: 'used', volume_type: 'secret', imageRef: base });
+    await lab.attach(server, used);
+    const create = ['image', 'create', '--volume', 'used', '--disk-format', 'qcow2'];
+    assert.match(await openstack.fails(...create, 'refused'), /status must be available to copy it/);
+    const made = (await openstack.json(...create, '--force', 'forced')) as JsonObject;
+    await lab.reach('volume', used, 'in-use');
+    const shown = await image(made.image_id);
+    assert.equal(shown.status, 'active');
+    const file = { path: imagePath(made.image_id), format: 'qcow2' } as const;
+    assert.equal(await lab.holds(file, shown.os_encrypt_key_id, FIRST), true);
+    assert.equal(await lab.opens(await secretOf(used), file), false);
+    assert.deepEqual(await findStrays(servers.service), []);
+    await servers.delete(server);
+    await lab.reach('volume', used, 'available');
+    await lab.delete('volume', used);
+    await removeImage(made.image_id);
   });
 
   it('in clear only when its owner says so; a clear volume’s image is in clear', async () => {

@@ -260,13 +260,11 @@ async function attachByHand({ body, services: { db }, volume, context }: VolumeA
   return null;
 }
 
-async function detachByHand({ services: { db }, volume }: VolumeActionCall): Promise<null> {
-  const attachment = await attachmentOf(db, volume.id);
-  if (!attachment) {
-    const details = { volume: volume.id, action: 'detach', allowed: 'in-use', status: volume.status };
-    throw new NightlatchError('volume-state', details);
-  }
-  await letGo(db, attachment);
+/** *Repeat*: fine. */
+async function detachByHand({ services, volume }: VolumeActionCall): Promise<null> {
+  const attachment = await attachmentOf(services.db, volume.id);
+  if (attachment) await letGo(services.db, attachment);
+  else if (volume.status === 'detaching') await exchangeStatus(services, volume, 'detaching', 'available');
   return null;
 }
 

@@ -1,16 +1,22 @@
 import assert from 'node:assert/strict';
+import { mkdir, readdir, rename, rmdir, stat, truncate } from 'node:fs/promises';
+import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Answer } from '#cli/cloud/client.ts';
+import type { VolumeId } from '#core/ids.ts';
 import { findStrays } from '#test/support/strays.ts';
 import { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
+import { waitUntil } from '#test/support/wait.ts';
+
+const BACKENDS = '[volume_backends.files]\n[volume_backends.layered]\nvolume_driver = "qcow2"';
 
 /** Two requests at once on one volume: exactly one wins, the other gets the documented error, and nothing is left over. */
 describe('of two requests at once on one volume', { timeout: 600_000 }, () => {
   let lab: VolumesAndServers;
   let server: string;
   before(async () => {
-    lab = await VolumesAndServers.open({ imagesType: 'qcow2', shutdownTimeout: 0 });
-    await lab.addEncryptedType('secret');
+    lab = await VolumesAndServers.open({ imagesType: 'qcow2', shutdownTimeout: 0, more: BACKENDS });
+    await lab.addEncryptedType('secret', { volume_backend_name: 'files' });
     const flavor = await lab.servers.addFlavor({ 'hw:ephemeral_encryption': 'true' });
     server = await lab.servers.create(flavor, await lab.servers.addBootImage());
     // A guest that is off lets volumes go at once.
@@ -118,6 +124,144 @@ describe('of two requests at once on one volume', { timeout: 600_000 }, () => {
     assert.deepEqual(await findStrays(lab.servers.service), []);
   });
 
+  test('two clones: both are made, one after the other, each with a key of its own', async () => {
+    const volume = await fresh();
+    const clone = () => lab.ask('POST', '/volumes', { volume: { name: 'clone', source_volid: volume } });
+    const answers = await Promise.all([clone(), clone()]);
+    assert.deepEqual(statuses(answers), [202, 202]);
+    const made = answers.map(({ body }) => body.volume.id as string);
+    for (const id of made) await lab.reach('volume', id, 'available');
+    const secrets = new Set(await Promise.all([volume, ...made].map((id) => lab.secretOf(id))));
+    assert.equal(secrets.size, 3);
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+    for (const id of [...made, volume]) await lab.delete('volume', id);
+  });
+
+  test('accepting a transfer and deleting the volume: one of them', async () => {
+    const volume = await fresh();
+    const { transfer } = await lab.must('POST', '/volume-transfers', { transfer: { volume_id: volume } });
+    const answers = await Promise.all([
+      lab.ask('POST', `/volume-transfers/${transfer.id}/accept`, { accept: { auth_key: transfer.auth_key } }),
+      lab.ask('DELETE', `/volumes/${volume}`),
+    ]);
+    const [accepted, deleted] = answers.map(won);
+    assert.ok(accepted && !deleted, `a volume that is offered is not deleted: ${statuses(answers)}`);
+    await lab.reach('volume', volume, 'available');
+    await lab.delete('volume', volume);
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+  });
+
+  test('retype, rekey and attach: one of them begins', async () => {
+    await lab.addEncryptedType('other');
+    const volume = await fresh();
+    const action = (body: object) => lab.ask('POST', `/volumes/${volume}/action`, body);
+    const answers = await Promise.all([
+      action({ 'os-retype': { new_type: 'other', migration_policy: 'on-demand' } }),
+      action({ 'nightlatch:rekey': null }),
+      attach(volume),
+    ]);
+    assert.equal(answers.filter(won).length, 1, `${statuses(answers)}`);
+    assert.ok(answers.every((answer) => won(answer) || answer.status === 400));
+    const isAttached = answers[2] && won(answers[2]);
+    await lab.reach('volume', volume, isAttached ? 'in-use' : 'available');
+    await waitUntil('it has ended', async () => !(await isBusy(volume)));
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+    if (isAttached) await lab.detach(server, volume);
+    await lab.delete('volume', volume);
+  });
+
+  test('restoring a header and starting the server that has the volume: neither disturbs the other', async () => {
+    const volume = await fresh();
+    await lab.attach(server, volume);
+    const [restored] = await Promise.all([
+      lab.ask('POST', `/volumes/${volume}/action`, { 'nightlatch:restore_header': {} }),
+      lab.servers.cloud.act(server, { 'os-start': null }),
+    ]);
+    assert.ok([202, 409].includes(restored.status), `${restored.status}`);
+    await lab.servers.cloud.waitForStatus(server, 'ACTIVE');
+    await lab.reach('volume', volume, 'in-use');
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+    await lab.servers.cloud.act(server, { 'os-stop': null });
+    await lab.servers.cloud.waitForStatus(server, 'SHUTOFF');
+    await lab.detach(server, volume);
+    await lab.delete('volume', volume);
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+  });
+
+  const isBusy = async (volume: string) => {
+    const query = lab.servers.db
+      .selectFrom('volumes')
+      .select('operation')
+      .where('id', '=', volume as VolumeId);
+    return (await query.executeTakeFirst())?.operation !== null;
+  };
+
+  // Every failing step is tried again for some seconds.
+  if (process.env.NIGHTLATCH_TEST_DEPTH === 'all') {
+    test('a copy that fails leaves no secret: clone, snapshot, backup, retype, and a restore from a damaged backup', async () => {
+      const volume = await fresh();
+      const backup = await lab.addBackup(volume, { name: 'safe' });
+      const medium = await lab.mediumOf(volume);
+      const before = await lab.countSecrets();
+      await rename(medium, `${medium}.away`);
+      const failing = [
+        ['volume', await lab.must('POST', '/volumes', { volume: { name: 'clone', source_volid: volume } })],
+        ['snapshot', await lab.must('POST', '/snapshots', { snapshot: { volume_id: volume } })],
+      ] as const;
+      for (const [kind, body] of failing) await assert.rejects(lab.reach(kind, body[kind].id, 'available'), /is error/);
+      const failed = await lab.must('POST', '/backups', { backup: { volume_id: volume } });
+      await assert.rejects(lab.reach('backup', failed.backup.id, 'available'), /is error/);
+      await lab.addEncryptedType('moved', { volume_backend_name: 'layered' });
+      const retype = { 'os-retype': { new_type: 'moved', migration_policy: 'on-demand' } };
+      await lab.delete('snapshot', failing[1][1].snapshot.id);
+      await lab.must('POST', `/volumes/${volume}/action`, retype);
+      await lab.reach('volume', volume, 'available');
+      assert.match((await lab.show('volume', volume))['os-vol-host-attr:host'], /#files$/);
+      assert.equal(await lab.countSecrets(), before);
+      await rename(`${medium}.away`, medium);
+
+      const folder = join(lab.servers.service.stateDirectory, 'backups', backup);
+      const objects = await readdir(folder, { recursive: true, withFileTypes: true });
+      const largest = await largestOf(
+        objects.filter((each) => each.isFile()).map((each) => join(each.parentPath, each.name)),
+      );
+      await truncate(largest, 1);
+      await lab.must('POST', `/backups/${backup}/restore`, { restore: { volume_id: volume } });
+      await assert.rejects(lab.reach('volume', volume, 'available'), /is error_restoring/);
+      assert.equal(await lab.countSecrets(), before);
+      assert.equal(await lab.opens((await lab.secretOf(volume)) as never, await lab.fileOf(volume)), true);
+      for (const [kind, id] of [
+        ['volume', failing[0][1].volume.id],
+        ['backup', failed.backup.id],
+        ['backup', backup],
+        ['volume', volume],
+      ] as const)
+        await lab.delete(kind, id);
+      assert.deepEqual(await findStrays(lab.servers.service), []);
+    });
+  }
+
+  test('a volume whose secret is gone, and one whose deletion failed half-way, can be deleted', async () => {
+    const volume = await fresh();
+    const secret = await lab.secretOf(volume);
+    assert.ok(secret);
+    await lab.servers.db.deleteFrom('secrets').where('id', '=', secret).execute();
+    await lab.delete('volume', volume);
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+
+    const stuck = await fresh();
+    const medium = await lab.mediumOf(stuck);
+    await rename(medium, `${medium}.away`);
+    await mkdir(medium);
+    await lab.must('DELETE', `/volumes/${stuck}`);
+    await assert.rejects(lab.reach('volume', stuck, 'gone'), /is error_deleting/);
+    await rmdir(medium);
+    await rename(`${medium}.away`, medium);
+    await lab.must('POST', `/volumes/${stuck}/action`, { 'os-reset_status': { status: 'error' } });
+    await lab.delete('volume', stuck);
+    assert.deepEqual(await findStrays(lab.servers.service), []);
+  });
+
   test('what is refused leaves no secret: quota, size, an unknown type, a source that is not there', async () => {
     const before = await lab.countSecrets();
     const { volume_type: type } = await lab.must('POST', '/types', { volume_type: { name: 'odd' } });
@@ -146,3 +290,10 @@ describe('of two requests at once on one volume', { timeout: 600_000 }, () => {
     assert.deepEqual(await findStrays(lab.servers.service), []);
   });
 });
+
+async function largestOf(paths: readonly string[]): Promise<string> {
+  const sized = await Promise.all(paths.map(async (path) => ({ path, size: (await stat(path)).size })));
+  const [largest] = sized.toSorted((a, b) => b.size - a.size);
+  assert.ok(largest);
+  return largest.path;
+}

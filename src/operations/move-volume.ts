@@ -147,16 +147,10 @@ async function copyUnlessCancelled(
       await sleep(LOOK_EVERY_MS);
     }
   };
-  const watching = watch();
-  try {
-    await copyDisk(context, { from, disk, requestId: input.requestId, isNewKey: true });
-  } catch (error) {
-    if (!isCancelled) throw error;
-  } finally {
-    isOver = true;
-    await watching;
-  }
+  const copying = copyDisk(context, { from, disk, requestId: input.requestId, isNewKey: true });
+  const [copied, watched] = await Promise.allSettled([copying.finally(() => (isOver = true)), watch()]);
   if (isCancelled) throw cancelled(input);
+  for (const outcome of [copied, watched]) if (outcome.status === 'rejected') throw outcome.reason;
 }
 
 /** A guest that has the disk that is coming already is not given the other one back: then the rows follow. */

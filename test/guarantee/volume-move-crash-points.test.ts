@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { InnerCrashPoint } from '#core/crash-point.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { reencryptVolume } from '#operations/reencrypt-volume.ts';
@@ -31,6 +32,7 @@ const steps = reencryptVolume({} as OperationContext).steps.flatMap(({ name }) =
 ]);
 /** Of these only what was written is mirrored. */
 const FILES = '[volume_backends.files]\nvolume_driver = "qcow2"\n';
+const KIB_OF_NOISE = 16 * 1024;
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
 const alone = isWhole ? [...steps, ...inner] : inner.slice(2, 3);
 const withGuest = isWhole ? inner.slice(0, 5) : [];
@@ -52,7 +54,7 @@ describe('a crash while the data of a volume moves under a guest', { timeout: 7_
     await lab.attach(server, volume);
     guest = await CloudShell.open(() => lab.servers.cloud, server);
     writer = new GuestWriter({ run: (command) => guest.run(command) }, volume);
-    await writer.start();
+    await writer.start(KIB_OF_NOISE, 'wrote-1');
   });
   after(() => lab[Symbol.asyncDispose]());
 
@@ -82,10 +84,14 @@ describe('a crash while the data of a volume moves under a guest', { timeout: 7_
   for (const point of withGuest) {
     test(`the service and its guest, at ${point}: the volume holds what was written`, async () => {
       const secret = await lab.secretOf(volume);
-      const written = await writer.count();
       await lab.crashAt(point, reencrypt, async () => {
+        // A guest that goes on though it should not writes to a disk that nobody will look at.
+        await sleep(2000);
         for (const pid of await guestsOf(lab.servers.service.stateDirectory)) process.kill(pid, 'SIGKILL');
       });
+      const told = (await lab.servers.cloud.consoleLog(server)).matchAll(new RegExp(`wrote-${boots} (\\d+)`, 'g'));
+      const written = Math.max(0, ...[...told].map(([, number]) => Number(number)));
+      assert.ok(written > 0, 'the guest told nothing');
       await expectMoved(secret);
       await lab.servers.cloud.waitForStatus(server, 'SHUTOFF');
       assert.deepEqual(await findStrays(lab.servers.service), []);
@@ -93,7 +99,7 @@ describe('a crash while the data of a volume moves under a guest', { timeout: 7_
       guest = await CloudShell.open(() => lab.servers.cloud, server, ++boots);
       await writer.expectRest();
       assert.ok((await writer.countOnVolume()) >= written, `${written} was written, and is not there`);
-      await writer.start();
+      await writer.start(KIB_OF_NOISE, `wrote-${boots}`);
     });
   }
 });

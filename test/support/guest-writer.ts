@@ -17,8 +17,11 @@ export class GuestWriter {
     this.#volumeId = volumeId;
   }
 
-  /** Numbers into the first blocks, without an end; after them so many KiB of noise, which stay. */
-  async start(noiseKib = 16 * 1024): Promise<void> {
+  /**
+   * Numbers into the first blocks, without an end; after them so many KiB of noise, which stay. `word`: the guest tells its
+   * console each number once it is flushed, after this word.
+   */
+  async start(noiseKib = 16 * 1024, word: string | null = null): Promise<void> {
     const device = await this.device();
     const zeros = (file: string) => `dd if=/dev/zero of=${file} bs=${BYTES} count=1`;
     const noise = `dd if=/dev/urandom of=${device} bs=${BYTES} seek=1 count=${noiseKib / 32} conv=fsync`;
@@ -26,7 +29,8 @@ export class GuestWriter {
     this.#rest = await this.#restNow(noiseKib);
     const block = 'printf "%512d" $n | dd bs=512 seek=$((n % 64))';
     const both = `${block} of=/tmp/wrote conv=notrunc; ${block} of=${device} conv=notrunc,fsync`;
-    const loop = `n=0; while [ -e /tmp/go ]; do n=$((n + 1)); ${both}; done; touch /tmp/ended`;
+    const tell = word === null ? 'true' : `echo "${word} $n" >/dev/ttyS0`;
+    const loop = `n=0; while [ -e /tmp/go ]; do n=$((n + 1)); ${both}; ${tell}; done; touch /tmp/ended`;
     await this.#guest.run(`rm -f /tmp/ended; touch /tmp/go; (${loop}) >/dev/null 2>&1 &`);
   }
 

@@ -1,9 +1,12 @@
 import assert from 'node:assert/strict';
+import { open } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
 import type { InnerCrashPoint } from '#core/crash-point.ts';
+import { LUKS1_HEADER_BYTES } from '#core/sizes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { backupOperations } from '#operations/durable-backup-operations.ts';
 import { contentOperations } from '#operations/durable-content-operations.ts';
+import { headerOperations } from '#operations/durable-header-operations.ts';
 import { migrationOperations } from '#operations/durable-migration-operations.ts';
 import { snapshotOperations } from '#operations/durable-snapshot-operations.ts';
 import { volumeOperations } from '#operations/durable-volume-operations.ts';
@@ -40,6 +43,7 @@ const idOf = async (lab: VolumesAndServers, kind: Kind, name: string) => {
 };
 const made: InnerCrashPoint[] = [
   'agent.create-disk.allocated',
+  'host.header-backups.kept',
   'agent.create-disk.formatted',
   'steps.create-volume-disk.made',
 ];
@@ -47,10 +51,12 @@ const rekeyed: InnerCrashPoint[] = [
   'keys.create-next-key.stored',
   'encryptor.rekey.new-written',
   'encryptor.rekey.added',
+  'host.header-backups.kept',
   'encryptor.rekey.old-overwritten',
   'encryptor.rekey.removed',
   'steps.rekey.changed',
   'steps.rekey.named',
+  'steps.rekey.headers-forgotten',
   'keys.destroy-key.destroyed',
 ];
 
@@ -66,7 +72,12 @@ const cases: Readonly<Record<string, Case>> = {
       ['volume', 'new', 'available'],
       ['volume', 'data', 'available'],
     ],
-    inner: ['encryptor.rekey.added', 'encryptor.rekey.removed', 'steps.create-volume-disk.made'],
+    inner: [
+      'encryptor.rekey.added',
+      'host.header-backups.kept',
+      'encryptor.rekey.removed',
+      'steps.create-volume-disk.made',
+    ],
   },
   'create-snapshot': {
     request: (lab, volume_id) => lab.must('POST', '/snapshots', { snapshot: { name: 'then', volume_id } }),
@@ -105,7 +116,7 @@ const cases: Readonly<Record<string, Case>> = {
       ['volume', 'data', 'available'],
       ['snapshot', 'then', 'available'],
     ],
-    inner: ['steps.rekey.changed', 'steps.rekey.named'],
+    inner: ['steps.rekey.changed', 'steps.rekey.headers-forgotten', 'steps.rekey.named'],
   },
   'create-backup': {
     request: (lab, volume_id) => lab.must('POST', '/backups', { backup: { name: 'safe', volume_id } }),
@@ -182,10 +193,29 @@ const cases: Readonly<Record<string, Case>> = {
     ends: [['volume', 'data', 'available']],
     inner: ['steps.destroy-volume-disk.removed', 'steps.move-volume.copied'],
   },
+  'retype-volume': {
+    request: action({ 'os-retype': { new_type: 'small', migration_policy: 'on-demand' } }),
+    ends: [['volume', 'data', 'available']],
+    inner: ['steps.destroy-volume-disk.removed', 'steps.move-volume.copied'],
+  },
+  'restore-header': {
+    prepare: async (lab, volume) => {
+      await using file = await open(await lab.mediumOf(volume), 'r+');
+      await file.write(Buffer.alloc(LUKS1_HEADER_BYTES), 0, LUKS1_HEADER_BYTES, 0);
+    },
+    request: action({ 'nightlatch:restore_header': {} }),
+    ends: [['volume', 'data', 'available']],
+    inner: ['keys.lend.leased', 'steps.restore-header.restored', 'encryptor.restore-header.part-written'],
+  },
   'delete-volume': {
     request: (lab, volume) => lab.must('DELETE', `/volumes/${volume}`),
     ends: [['volume', 'data', 'gone']],
-    inner: ['agent.destroy-disk.header-destroyed', 'steps.destroy-volume-disk.removed', 'keys.destroy-key.destroyed'],
+    inner: [
+      'agent.destroy-disk.backups-destroyed',
+      'agent.destroy-disk.header-destroyed',
+      'steps.destroy-volume-disk.removed',
+      'keys.destroy-key.destroyed',
+    ],
   },
 };
 
@@ -200,6 +230,7 @@ function pointsOf(name: string, inner: readonly string[]): string[] {
     ...backupOperations(context),
     ...contentOperations(context),
     ...migrationOperations(context),
+    ...headerOperations(context),
   ];
   const operation = all.find((each) => each.name === name.split(' ')[0]);
   assert.ok(operation, `there is no operation ${name}`);

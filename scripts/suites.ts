@@ -1,6 +1,11 @@
 import { glob } from 'node:fs/promises';
+import { join } from 'node:path';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
+import { compileOnce } from '#test/support/program-environment.ts';
+
+/** Kept from run to run; git ignores it. */
+const COMPILED = join(import.meta.dirname, '../.nightlatch/compiled');
 
 /** Every piece of evidence, quick ones first. */
 const suites = {
@@ -36,6 +41,7 @@ function isChosen(file: string, { only, except }: Choice): boolean {
 /** Runs suites with a line a test, and counts. A skipped test counts as failed: nothing here is optional. */
 export async function runSuites(names: readonly Suite[], depth: Depth, choice: Choice = EVERYTHING): Promise<Totals> {
   process.env.NIGHTLATCH_TEST_DEPTH = depth;
+  if (names.some((name) => name !== 'unit')) await compileOnce(COMPILED);
   const totals: Totals = { passed: 0, failed: 0 };
   for (const name of names) {
     const files = (await Array.fromAsync(glob(suites[name]))).filter((file) => isChosen(file, choice)).sort();

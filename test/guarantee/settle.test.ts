@@ -8,6 +8,7 @@ import { KeyService } from '#keys/key-service.ts';
 import type { KeyStore } from '#keys/key-store.ts';
 import type { OperationContext, ServerInput } from '#operations/context.ts';
 import { settleServer } from '#operations/power-server.ts';
+import { VolumeHolds } from '#operations/volume-holds.ts';
 import { startTestDatabase, type TestDatabase } from '#test/support/database.ts';
 
 /*
@@ -59,7 +60,8 @@ async function settled(state: VmState, guest: 'running' | 'paused' | null) {
     },
   } as unknown as HostAgent;
   const keys = new KeyService(db, {} as KeyStore);
-  const context = { db, keys, agent: () => agent, shutdownTimeoutMs: 0 } as unknown as OperationContext;
+  const holds = new VolumeHolds();
+  const context = { db, keys, holds, agent: () => agent, shutdownTimeoutMs: 0 } as unknown as OperationContext;
   for (const step of settleServer(context).steps) await step.run(input);
   const server = await findServer(db, serverId);
   assert.equal(server?.operation, null);

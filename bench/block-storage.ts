@@ -26,9 +26,6 @@ const BENCH = 'block-storage';
 export async function benchBlockStorage(progress: Progress): Promise<Comparison[]> {
   await using lab = await VolumesAndServers.open({ imagesType: 'raw' });
   await lab.addEncryptedType(TYPE);
-  await lab.must('PUT', `/os-quota-sets/${lab.projectId}`, {
-    quota_set: { volumes: 2 * LISTED, gigabytes: 10 * LISTED },
-  });
   const compared = [];
   for (const measure of [compareCreation, compareClone, compareDeletion, compareList]) {
     compared.push(await measure(lab, progress));
@@ -119,9 +116,9 @@ async function compareDeletion(lab: Lab, progress: Progress): Promise<Comparison
   };
 }
 
-/** Volumes that are there; then the list of all of them in detail, one request after another, and several at once. */
+/** The list of all of them in detail, one request after another, and several at once. */
 async function compareList(lab: Lab, progress: Progress): Promise<Comparison> {
-  const making = await timed(() => createMany(lab, progress));
+  await createMany(lab);
   const list = async () => {
     const { volumes } = await lab.must('GET', '/volumes/detail');
     if (volumes.length !== LISTED) throw new Error(`${volumes.length} volumes were listed`);
@@ -141,17 +138,21 @@ async function compareList(lab: Lab, progress: Progress): Promise<Comparison> {
     target: null,
     figures: [
       `p50 ${milliseconds(median(times.ours))}; ${((requests * 1000) / both).toFixed(1)} requests a second, ${AT_ONCE} at once`,
-      `made by ${AT_ONCE} clients at once, ${((LISTED * 1000) / making).toFixed(1)} volumes a second`,
     ],
   };
 }
 
-async function createMany(lab: Lab, progress: Progress): Promise<void> {
-  let made = 0;
-  await inParallel(LISTED, async () => {
-    await create(lab, { size: 1 });
-    if (++made % 100 === 0) progress(`${made} of ${LISTED} volumes`);
-  });
+/** One is made; the rows of the others are like its own: a list asks nothing else, and their disks need no room. */
+async function createMany(lab: Lab): Promise<void> {
+  const { id } = await create(lab, { size: 1, volume_type: TYPE });
+  await sql`
+    with ids as (select gen_random_uuid()::text as id from generate_series(2, ${LISTED})),
+    copies as (
+      insert into volumes
+      select (jsonb_populate_record(v, jsonb_build_object('id', ids.id))).* from volumes v, ids where v.id = ${id})
+    insert into disks
+    select (jsonb_populate_record(d, jsonb_build_object('id', gen_random_uuid()::text, 'owner_id', ids.id))).*
+    from disks d, ids where d.owner_id = ${id}`.execute(lab.servers.db);
 }
 
 async function inParallel(times: number, work: () => Promise<unknown>): Promise<void> {

@@ -36,6 +36,19 @@ export class Query {
     return Number(text);
   }
 
+  /** ISO 8601; without a zone it is UTC. @throws bad-request (400) for what is no time. */
+  time(name: string): Date | null {
+    const text = this.text(name);
+    if (text === null) return null;
+    const match = /^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?))?(Z|[+-]\d{2}:?\d{2})?$/.exec(
+      text,
+    );
+    const time = match ? new Date(`${match[1]}T${match[2] ?? '00:00'}${match[3] ?? 'Z'}`) : null;
+    if (time === null || Number.isNaN(time.getTime()))
+      throw invalid(name, `is '${shorten(text, 64)}', which is no time`);
+    return time;
+  }
+
   /** The page size asked for, within the limit. */
   limit(): number {
     return Math.min(this.count('limit') ?? MAX_LIMIT, MAX_LIMIT);

@@ -5,8 +5,8 @@ import { has, requireFeature } from '#api/block-storage/microversions.ts';
 import { pageOf, pagingParameters, readPaging, type SortValues } from '#api/block-storage/paging.ts';
 import { allowed, type BlockStorageAction } from '#api/block-storage/policy.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
-import { presentTime } from '#api/block-storage/times.ts';
 import { Query } from '#api/query.ts';
+import { presentTime } from '#api/times.ts';
 import { badRequest, notFound, shorten } from '#core/errors.ts';
 import { deleteMessage, findMessage, listMessages, type Message } from '#db/messages.ts';
 

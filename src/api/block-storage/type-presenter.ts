@@ -1,6 +1,6 @@
 import type { RequestContext } from '#api/auth.ts';
 import { mayDo } from '#api/block-storage/policy.ts';
-import { presentTime } from '#api/block-storage/times.ts';
+import { presentTime } from '#api/times.ts';
 import type { TypeExtraSpecs } from '#core/volume-type.ts';
 import type { VolumeType, VolumeTypeEncryption } from '#db/volume-types.ts';
 

@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify';
 import { contextOf } from '#api/auth.ts';
 import { linksTo } from '#api/block-storage/links.ts';
 import { has } from '#api/block-storage/microversions.ts';
-import { presentTime } from '#api/block-storage/times.ts';
+import { presentTime } from '#api/times.ts';
 import type { SecretId, VolumeId, VolumeTypeId } from '#core/ids.ts';
 import type { Database } from '#db/database.ts';
 import type { Snapshot } from '#db/snapshots.ts';

@@ -6,7 +6,6 @@ import { nextPage } from '#api/block-storage/links.ts';
 import { has, requireFeature } from '#api/block-storage/microversions.ts';
 import { allowed } from '#api/block-storage/policy.ts';
 import type { BlockStorageServices } from '#api/block-storage/services.ts';
-import { presentTime } from '#api/block-storage/times.ts';
 import { volumeActionCalls } from '#api/block-storage/volume-actions.ts';
 import { type Listed, volumesFor } from '#api/block-storage/volume-list.ts';
 import { getVolume } from '#api/block-storage/volume-lookup.ts';
@@ -18,6 +17,7 @@ import {
   VolumeActionBody,
 } from '#api/block-storage/volume-schemas.ts';
 import { Query } from '#api/query.ts';
+import { presentTime } from '#api/times.ts';
 import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
 import { MIB } from '#core/sizes.ts';
 import { findMigration, type VolumeMigration } from '#db/volume-migrations.ts';

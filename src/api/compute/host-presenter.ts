@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type { FastifyRequest } from 'fastify';
 import { AVAILABILITY_ZONE } from '#api/compute/create-checks.ts';
 import { has } from '#api/compute/microversions.ts';
+import { presentTime } from '#api/times.ts';
 import { splitAddress } from '#core/address.ts';
 import { type Host, type HostUse, isUp } from '#db/hosts.ts';
 
@@ -15,7 +16,7 @@ export function hostUuid({ name }: Pick<Host, 'name'>): string {
 
 /** A host in the detailed list of availability zones. */
 export function presentZoneService(host: Host): object {
-  return { available: isUp(host), active: true, updated_at: toTime(host) };
+  return { available: isUp(host), active: true, updated_at: presentTime(host.seen_at) };
 }
 
 /** A host as the service that runs on it. `number` identifies it before 2.53. */
@@ -26,7 +27,7 @@ export function presentService(request: FastifyRequest, host: Host, number: numb
     host: host.name,
     zone: AVAILABILITY_ZONE,
     ...stateOf(host),
-    updated_at: toTime(host),
+    updated_at: presentTime(host.seen_at),
     disabled_reason: null,
     ...(has(request, 'service-forced-down') ? { forced_down: false } : {}),
   };
@@ -74,8 +75,4 @@ function resources(request: FastifyRequest, host: Host, use: HostUse & { readonl
 
 function idOf(request: FastifyRequest, host: Host, number: number): number | string {
   return has(request, 'uuid-of-services') ? hostUuid(host) : number;
-}
-
-function toTime(host: Host): string {
-  return `${host.seen_at.toISOString().slice(0, 23)}000`;
 }

@@ -8,6 +8,7 @@ import { getServer, getServerOrDeleted } from '#api/compute/server-lookup.ts';
 import { hostIdOf } from '#api/compute/server-presenter.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
 import { Query } from '#api/query.ts';
+import { presentTime } from '#api/times.ts';
 import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
 import type { Database } from '#db/database.ts';
 import { type InstanceAction, listInstanceActions } from '#db/instance-actions.ts';
@@ -67,24 +68,16 @@ function pageFor(request: FastifyRequest, all: readonly Known[]): { page: Known[
   const query = new Query(request);
   const limit = query.limit();
   if (!has(request, 'instance-action-paging')) return { page: [...all], limit };
-  const since = timeFrom(query, 'changes-since');
-  const until = has(request, 'changes-before') ? timeFrom(query, 'changes-before') : null;
+  const since = query.time('changes-since');
+  const until = has(request, 'changes-before') ? query.time('changes-before') : null;
   const within = all.filter(({ action, outcome }) => {
-    const at = updatedAt(action, outcome).getTime();
+    const at = updatedAt(action, outcome);
     return (since === null || at >= since) && (until === null || at <= until);
   });
   const marker = query.text('marker');
   const place = marker === null ? -1 : within.findIndex(({ action }) => action.request_id === marker);
   if (marker !== null && place < 0) throw badRequest(`marker [${shorten(marker)}] not found`);
   return { page: within.slice(place + 1, place + 1 + limit), limit };
-}
-
-function timeFrom(query: Query, name: string): number | null {
-  const text = query.text(name);
-  if (text === null) return null;
-  const at = Date.parse(text);
-  if (Number.isNaN(at)) throw badRequest(`Invalid input for query parameters ${name}: it is not a time of ISO 8601.`);
-  return at;
 }
 
 function updatedAt({ started_at }: InstanceAction, outcome: Outcome | undefined): Date {
@@ -144,8 +137,3 @@ const eventNames: Readonly<Record<string, string>> = {
   detach_volume: 'compute_detach_volume',
   extend_volume: 'compute_extend_volume',
 };
-
-/** As Nova writes them here: of UTC, without saying so. */
-function presentTime(time: Date): string {
-  return time.toISOString().replace('Z', '000');
-}

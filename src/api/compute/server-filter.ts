@@ -36,9 +36,9 @@ export function serverFilter(request: FastifyRequest, query: Query, context: Req
     ...optional('id', query.text('uuid')),
     ...optional('host', context.isAdmin ? (query.text('host') ?? query.text('node')) : null),
     ...optional('locked', has(request, 'locked-reason') ? flagFrom(query, 'locked') : null),
-    ...optional('changedSince', timeFrom(query, 'changes-since')),
-    ...optional('changedBefore', has(request, 'changes-before') ? timeFrom(query, 'changes-before') : null),
-    ...optional('createdAt', timeFrom(query, 'created_at')),
+    ...optional('changedSince', query.time('changes-since')),
+    ...optional('changedBefore', has(request, 'changes-before') ? query.time('changes-before') : null),
+    ...optional('createdAt', query.time('created_at')),
     ...(has(request, 'server-tags') ? tagsFrom(query) : {}),
     deleted: deletedFrom(query, context),
   };
@@ -101,16 +101,6 @@ function flagFrom(query: Query, name: string): boolean | null {
   if (['1', 't', 'true', 'on', 'y', 'yes'].includes(word)) return true;
   if (['0', 'f', 'false', 'off', 'n', 'no', ''].includes(word)) return false;
   throw invalid(name, `is '${shorten(word, 64)}', which is neither true nor false`);
-}
-
-/** ISO 8601; without a zone it is UTC. */
-function timeFrom(query: Query, name: string): Date | null {
-  const text = query.text(name);
-  if (text === null) return null;
-  const match = /^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?))?(Z|[+-]\d{2}:?\d{2})?$/.exec(text);
-  const time = match ? new Date(`${match[1]}T${match[2] ?? '00:00'}${match[3] ?? 'Z'}`) : null;
-  if (time === null || Number.isNaN(time.getTime())) throw invalid(name, `is '${shorten(text, 64)}', which is no time`);
-  return time;
 }
 
 function optional<Key extends string, Value>(key: Key, value: Value | null): { [K in Key]?: Value } {

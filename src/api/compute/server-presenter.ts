@@ -6,6 +6,7 @@ import { presentEmbeddedFlavor } from '#api/compute/flavor-presenter.ts';
 import { bookmarkTo, linksTo } from '#api/compute/links.ts';
 import { has } from '#api/compute/microversions.ts';
 import { mayDo } from '#api/compute/policy.ts';
+import { presentTimeOrNull } from '#api/times.ts';
 import { hostnameOf } from '#core/config-drive.ts';
 import { apiStatus, powerStates } from '#core/server.ts';
 import { instanceName, type Server } from '#db/servers.ts';
@@ -56,8 +57,8 @@ export function presentServer(
     'OS-EXT-AZ:availability_zone': server.host === null ? '' : 'nova',
     config_drive: server.config_drive ? 'True' : '',
     key_name: server.key_name,
-    'OS-SRV-USG:launched_at': toMicroseconds(server.launched_at),
-    'OS-SRV-USG:terminated_at': toMicroseconds(server.terminated_at),
+    'OS-SRV-USG:launched_at': presentTimeOrNull(server.launched_at),
+    'OS-SRV-USG:terminated_at': presentTimeOrNull(server.terminated_at),
     'OS-EXT-STS:task_state': server.task_state,
     'OS-EXT-STS:vm_state': server.vm_state,
     'OS-EXT-STS:power_state': powerStates[server.power_state],
@@ -111,13 +112,9 @@ export function hostIdOf(server: Server): string {
   return createHash('sha224').update(`${server.project_id}${server.host}`).digest('hex');
 }
 
-/** Nova's two spellings of a time: with a zone and without fraction, and the other way round. */
+/** Nova's other spelling of a time: with a zone and without fraction. */
 function toSeconds(time: Date): string {
   return `${time.toISOString().slice(0, 19)}Z`;
-}
-
-function toMicroseconds(time: Date | null): string | null {
-  return time === null ? null : `${time.toISOString().slice(0, 23)}000`;
 }
 
 /** What a client is told of a server it has just asked for. */

@@ -3,7 +3,6 @@ import { Type } from 'typebox';
 import type { ApiApp } from '#api/app.ts';
 import { createVolume } from '#api/block-storage/create-volume.ts';
 import { Metadata, NullableName, NullableText } from '#api/block-storage/fields.ts';
-import { presentTime } from '#api/block-storage/times.ts';
 import { getVolume } from '#api/block-storage/volume-lookup.ts';
 import { surroundingsOf, type VolumeSurroundings } from '#api/block-storage/volume-presenter.ts';
 import { requireNotYet } from '#api/compute/microversions.ts';
@@ -11,6 +10,7 @@ import { allowed, type ComputeAction } from '#api/compute/policy.ts';
 import type { ComputeServices } from '#api/compute/services.ts';
 import { exactly } from '#api/fields.ts';
 import { Query } from '#api/query.ts';
+import { presentTime } from '#api/times.ts';
 import { listVolumes, type Volume } from '#db/volumes.ts';
 
 const CreateVolumeBody = exactly({

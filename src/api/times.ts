@@ -1,4 +1,4 @@
-/** A time as Cinder writes it: UTC with six decimals and no zone. */
+/** A time as Cinder always and Nova mostly writes it: UTC with six decimals and no zone. */
 export function presentTime(time: Date): string {
   return `${time.toISOString().slice(0, 23)}000`;
 }

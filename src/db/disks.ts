@@ -1,6 +1,14 @@
 import type { Insertable, Selectable, Updateable } from 'kysely';
 import { type Disk, type DiskOwnerId, type DiskRole, diskRoles } from '#core/disk.ts';
-import { type DiskId, type HostName, type ImageId, newId, type SecretId, type ServerId } from '#core/ids.ts';
+import {
+  type DiskId,
+  type HostName,
+  type ImageId,
+  newId,
+  type SecretId,
+  type ServerId,
+  type VolumeId,
+} from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
 
@@ -29,6 +37,11 @@ export async function disksOf(db: Queryable, owner: DiskOwnerId): Promise<DiskRo
     .execute();
   const place = ({ role }: DiskRow) => diskRoles.indexOf(role);
   return rows.sort((a, b) => place(a) - place(b) || a.ordinal - b.ordinal || a.generation - b.generation);
+}
+
+/** The disk that a volume has, beside one that is coming or was kept; null: none, as of one that is deleted. */
+export async function liveDiskOf(db: Queryable, volume: VolumeId): Promise<DiskRow | null> {
+  return (await disksOf(db, volume)).find(({ standing }) => standing === 'live') ?? null;
 }
 
 /** Whether a disk that is not destroyed names this secret as its key. */

@@ -128,7 +128,7 @@ export class GuestDisks {
     const { disks: access, hypervisor } = this.#parts;
     const domains = (await hypervisor.domains()).filter(({ state }) => state !== 'absent');
     const paths = await this.pathsInUse(domains.map(({ serverId }) => serverId));
-    const isOpen = paths.has(access.isDevice(disk) ? access.devicePath(disk) : this.#medium(disk).path);
+    const isOpen = paths.has(access.guestPath(disk));
     if (isOpen) throw new NightlatchError('disk-in-use', { doing, disk: disk.id, reason: 'a guest has it' });
     const isUnlocked = (await access.encryptor(disk).unlocked()).includes(disk.id);
     if (isUnlocked) throw new NightlatchError('disk-in-use', { doing, disk: disk.id, reason: 'it is unlocked' });

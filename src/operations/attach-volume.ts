@@ -3,7 +3,7 @@ import { NightlatchError } from '#core/errors.ts';
 import type { AttachmentId, ServerId } from '#core/ids.ts';
 import { findServer } from '#db/servers.ts';
 import { endAttachment, findAttachment, updateAttachment } from '#db/volume-attachments.ts';
-import { loadIfPlaced, type OperationContext, type PlacedServer, serverSpec } from '#operations/context.ts';
+import { guestOf, loadIfPlaced, type OperationContext, type PlacedServer, serverSpec } from '#operations/context.ts';
 import { waitForReaders } from '#operations/delete-volume.ts';
 import { targetOf } from '#operations/device-names.ts';
 import type { Operation } from '#operations/engine.ts';
@@ -116,8 +116,8 @@ async function finishAttached(context: OperationContext, input: VolumeInput): Pr
   await finishVolume(context, input, { status: 'in-use', previous_status: null });
 }
 
-async function isRunning({ agent, server }: PlacedServer): Promise<boolean> {
-  return (await agent.guests()).some(({ id }) => id === server.id);
+async function isRunning(placed: PlacedServer): Promise<boolean> {
+  return (await guestOf(placed)) !== null;
 }
 
 function gone(serverId: ServerId): NightlatchError {

@@ -8,10 +8,10 @@ import type { Image } from '#core/image.ts';
 import { imageEncryption } from '#core/image-encryption.ts';
 import type { TaskState } from '#core/server.ts';
 import type { Database } from '#db/database.ts';
-import { asDisk, disksOf } from '#db/disks.ts';
+import { asDisk, disksOf, liveDiskOf } from '#db/disks.ts';
 import { findServer, instanceName, releaseServer, type Server, type ServerChange, showProgress } from '#db/servers.ts';
 import { attachmentsToServer, devicesEverUsed } from '#db/volume-attachments.ts';
-import type { HostAgent, ImageBytes, ServerSpec } from '#host/host-agent.ts';
+import type { HostAgent, HostGuest, ImageBytes, ServerSpec } from '#host/host-agent.ts';
 import type { KeyService } from '#keys/key-service.ts';
 import type { ImageKey } from '#keys/leases.ts';
 import { ownDevices, targetOf } from '#operations/device-names.ts';
@@ -99,7 +99,7 @@ async function attachedDisks({ db }: OperationContext, serverId: ServerId): Prom
   const attached: AttachedDisk[] = [];
   for (const { volume_id, status, device } of await attachmentsToServer(db, serverId)) {
     if (status === 'reserved' || device === null) continue;
-    const disk = (await disksOf(db, volume_id)).find(({ standing }) => standing === 'live');
+    const disk = await liveDiskOf(db, volume_id);
     if (disk && disk.storage !== null) attached.push({ disk: asDisk(disk), target: targetOf(device) });
   }
   return attached;
@@ -222,13 +222,18 @@ export async function checkNotTakenOver(context: OperationContext, input: Server
   throw new NightlatchError('conflict', { reason: `Server ${input.serverId} was taken over by another operation.` });
 }
 
+/** The guest of a server that is on its host now; null: none is. */
+export async function guestOf({ agent, server }: Pick<PlacedServer, 'agent' | 'server'>): Promise<HostGuest | null> {
+  return (await agent.guests()).find(({ id }) => id === server.id) ?? null;
+}
+
 /** What a server is, judged by what runs and what is kept, when nobody's plan for it worked out. */
 export async function stateOnHost(
   context: OperationContext,
   serverId: ServerId,
 ): Promise<Pick<ServerChange, 'vm_state' | 'power_state'>> {
   const placed = await loadIfPlaced(context, serverId);
-  const running = (await placed?.agent.guests())?.find((found) => found.id === serverId);
+  const running = placed && (await guestOf(placed));
   if (placed && rescueDisk(placed.disks)) return { vm_state: 'rescued', power_state: running?.state ?? 'shutdown' };
   if (placed && placed.server.old_vm_state !== null) {
     return { vm_state: 'resized', power_state: running?.state ?? 'shutdown' };

@@ -3,8 +3,8 @@ import type { VolumeId } from '#core/ids.ts';
 import { snapshotsOf } from '#db/snapshots.ts';
 import { claimVolume, readersOf } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
-import type { Operation } from '#operations/engine.ts';
-import { pendingOn } from '#operations/plan-volume.ts';
+import { type Operation, pendingOn } from '#operations/engine.ts';
+
 import { failVolume, finishVolume, type VolumeInput } from '#operations/volume-context.ts';
 import { destroyVolumeDisk, settleThoseBefore } from '#operations/volume-steps.ts';
 

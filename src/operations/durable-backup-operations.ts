@@ -14,8 +14,8 @@ import { disksOf, insertDisks } from '#db/disks.ts';
 import { claimVolume, findVolume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { createBackup, deleteBackup } from '#operations/create-backup.ts';
-import type { Engine, Operation } from '#operations/engine.ts';
-import { checkCanBeRead, diskBeside, pendingOn } from '#operations/plan-volume.ts';
+import { type Operation, pendingOn } from '#operations/engine.ts';
+import { checkCanBeRead, diskBeside } from '#operations/plan-volume.ts';
 import { restoreBackup } from '#operations/restore-backup.ts';
 import type { Requester } from '#operations/server-operations.ts';
 import type { BackupInput } from '#operations/volume-context.ts';
@@ -29,11 +29,9 @@ export function backupOperations(context: OperationContext): Operation<BackupInp
 /** Sets operations on backups going on the durable engine. */
 export class DurableBackupOperations implements BackupOperations {
   readonly #context: OperationContext;
-  readonly #engine: Engine;
 
-  constructor(context: OperationContext, engine: Engine) {
+  constructor(context: OperationContext) {
     this.#context = context;
-    this.#engine = engine;
   }
 
   async create(id: VolumeId, request: BackupRequest, requester: Requester, admit: Admit): Promise<Backup> {
@@ -73,7 +71,7 @@ export class DurableBackupOperations implements BackupOperations {
       });
       await insertDisks(tx, [diskBeside(like, { owner_id: backupId, role: 'backup', project_id: projectId })]);
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
     if (!made) throw new Error('a backup was claimed and not written');
     return made;
   }
@@ -81,7 +79,7 @@ export class DurableBackupOperations implements BackupOperations {
   async restore(id: BackupId, volumeId: VolumeId, { requestId }: Requester): Promise<void> {
     const operation = pendingOn<BackupInput>('restore-backup', { backupId: id, volumeId, requestId });
     const creation = (await findVolume(this.#context.db, volumeId))?.operation;
-    if (creation?.name === 'create-volume') await this.#engine.settled(creation.id);
+    if (creation?.name === 'create-volume') await this.#context.engine.settled(creation.id);
     await claimVolume(this.#context.db, volumeId, 'restore', operation, async (tx, volume) => {
       const claim = { action: 'restore', from: ['available'], during: 'restoring' } as const;
       const backup = await claimBackup(tx, id, claim, operation);
@@ -91,7 +89,7 @@ export class DurableBackupOperations implements BackupOperations {
         );
       }
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
   }
 
   async delete(id: BackupId, { requestId }: Requester, { force }: { readonly force: boolean }): Promise<void> {
@@ -106,6 +104,6 @@ export class DurableBackupOperations implements BackupOperations {
       }
       if (await isBeingRestored(tx, id)) throw badRequest('Invalid backup: A volume is being made from this backup.');
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
   }
 }

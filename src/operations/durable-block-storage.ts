@@ -17,14 +17,14 @@ export function durableBlockStorage(context: OperationContext, engine: Engine): 
   for (const operation of contentOperations(context)) engine.register(operation);
   for (const operation of headerOperations(context)) engine.register(operation);
   for (const operation of migrationOperations(context)) engine.register(operation);
-  const snapshots = new DurableSnapshotOperations(context, engine);
+  const snapshots = new DurableSnapshotOperations(context);
   return {
-    volumes: new DurableVolumeOperations(context, engine, snapshots),
+    volumes: new DurableVolumeOperations(context, snapshots),
     snapshots,
-    migrations: new DurableMigrationOperations(context, engine),
-    transfers: new DurableTransferOperations(context, engine),
-    backups: new DurableBackupOperations(context, engine),
-    contents: new DurableContentOperations(context, engine),
-    headers: new DurableHeaderOperations(context, engine),
+    migrations: new DurableMigrationOperations(context),
+    transfers: new DurableTransferOperations(context),
+    backups: new DurableBackupOperations(context),
+    contents: new DurableContentOperations(context),
+    headers: new DurableHeaderOperations(context),
   };
 }

@@ -2,12 +2,12 @@ import { badRequest, NightlatchError } from '#core/errors.ts';
 import { type ImageId, newId, type SnapshotId, type VolumeId } from '#core/ids.ts';
 import type { Image } from '#core/image.ts';
 import type { Queryable } from '#db/database.ts';
-import { disksOf } from '#db/disks.ts';
+import { liveDiskOf } from '#db/disks.ts';
 import { lockSnapshot, snapshotsOf, updateSnapshot } from '#db/snapshots.ts';
 import { claimVolume, type Volume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
-import type { Engine, Operation } from '#operations/engine.ts';
-import { checkCanBeRead, pendingOn } from '#operations/plan-volume.ts';
+import { type Operation, pendingOn } from '#operations/engine.ts';
+import { checkCanBeRead } from '#operations/plan-volume.ts';
 import { planVolumeImage } from '#operations/plan-volume-image.ts';
 import { reimageVolume } from '#operations/reimage-volume.ts';
 import { revertVolume } from '#operations/revert-volume.ts';
@@ -24,11 +24,9 @@ export function contentOperations(context: OperationContext): Operation<VolumeIn
 /** Sets operations on the content of volumes going on the durable engine. */
 export class DurableContentOperations implements ContentOperations {
   readonly #context: OperationContext;
-  readonly #engine: Engine;
 
-  constructor(context: OperationContext, engine: Engine) {
+  constructor(context: OperationContext) {
     this.#context = context;
-    this.#engine = engine;
   }
 
   async upload(id: VolumeId, request: VolumeImageRequest, { requestId }: Requester): Promise<Image> {
@@ -39,7 +37,7 @@ export class DurableContentOperations implements ContentOperations {
       checkCanBeRead(volume, request.force);
       image = await planVolumeImage(tx, volume, imageId, request);
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
     if (!image) throw new Error('an image was claimed and not written');
     return image;
   }
@@ -55,7 +53,7 @@ export class DurableContentOperations implements ContentOperations {
       }
       await updateSnapshot(tx, snapshotId, { status: 'restoring' });
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
   }
 
   async reimage(id: VolumeId, request: ReimageRequest, { requestId }: Requester): Promise<void> {
@@ -64,7 +62,7 @@ export class DurableContentOperations implements ContentOperations {
     const operation = pendingOn<VolumeInput>('reimage-volume', particulars);
     const action = evenReserved ? 'reimage-reserved' : 'reimage';
     await claimVolume(this.#context.db, id, action, operation, async (tx) => {
-      const disk = (await disksOf(tx, id)).find(({ standing }) => standing === 'live');
+      const disk = await liveDiskOf(tx, id);
       if (!disk || disk.host === null) {
         throw badRequest(`Invalid volume: Volume ${id} was never made, so that nothing can be put onto it. Delete it.`);
       }
@@ -74,7 +72,7 @@ export class DurableContentOperations implements ContentOperations {
         );
       }
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
   }
 }
 

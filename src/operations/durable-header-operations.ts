@@ -3,8 +3,8 @@ import { badRequest, NightlatchError } from '#core/errors.ts';
 import type { VolumeId } from '#core/ids.ts';
 import { claimVolume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
-import type { Engine, Operation } from '#operations/engine.ts';
-import { pendingOn } from '#operations/plan-volume.ts';
+import { type Operation, pendingOn } from '#operations/engine.ts';
+
 import { openIn, restoreHeader } from '#operations/restore-header.ts';
 import type { Requester } from '#operations/server-operations.ts';
 import { type PlacedDisk, placedDiskOf, type VolumeInput } from '#operations/volume-context.ts';
@@ -19,11 +19,9 @@ export function headerOperations(context: OperationContext): Operation<VolumeInp
 /** The headers of volumes, which their host keeps copies of. */
 export class DurableHeaderOperations implements HeaderOperations {
   readonly #context: OperationContext;
-  readonly #engine: Engine;
 
-  constructor(context: OperationContext, engine: Engine) {
+  constructor(context: OperationContext) {
     this.#context = context;
-    this.#engine = engine;
   }
 
   async list(id: VolumeId): Promise<readonly HeaderBackup[]> {
@@ -43,7 +41,7 @@ export class DurableHeaderOperations implements HeaderOperations {
     }
     const operation = pendingOn<VolumeInput>('restore-header', { volumeId: id, requestId, headerVersion: wanted });
     await claimVolume(this.#context.db, id, 'restore-header', operation);
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
   }
 
   async #encryptedDisk(id: VolumeId): Promise<PlacedDisk> {

@@ -7,9 +7,9 @@ import { beginMigration, wishOfMigration } from '#db/volume-migrations.ts';
 import { holdVolumeType, type VolumeType } from '#db/volume-types.ts';
 import { claimVolume, updateVolume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
-import type { Engine, Operation } from '#operations/engine.ts';
+import { type Operation, pendingOn } from '#operations/engine.ts';
 import { migrateVolume, placeIn } from '#operations/migrate-volume.ts';
-import { pendingOn } from '#operations/plan-volume.ts';
+
 import { reencryptVolume } from '#operations/reencrypt-volume.ts';
 import { neededChange, retypeVolume } from '#operations/retype-volume.ts';
 import type { Requester } from '#operations/server-operations.ts';
@@ -24,11 +24,9 @@ export function migrationOperations(context: OperationContext): Operation<Volume
 /** Sets moves of volumes' data going on the durable engine. */
 export class DurableMigrationOperations implements MigrationOperations {
   readonly #context: OperationContext;
-  readonly #engine: Engine;
 
-  constructor(context: OperationContext, engine: Engine) {
+  constructor(context: OperationContext) {
     this.#context = context;
-    this.#engine = engine;
   }
 
   async retype(id: VolumeId, { id: typeId }: VolumeType, mayMove: boolean, { requestId }: Requester): Promise<void> {
@@ -44,7 +42,7 @@ export class DurableMigrationOperations implements MigrationOperations {
       if ((await snapshotsOf(tx, id)).length > 0) throw refuse('its data would have to move, and it has snapshots');
       await this.#begin(tx, id, 'retype', null);
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
   }
 
   async reencrypt(id: VolumeId, bytesPerSecond: number | null, { requestId }: Requester): Promise<void> {
@@ -53,7 +51,7 @@ export class DurableMigrationOperations implements MigrationOperations {
       if (volume.encryption === null) throw badRequest(`Invalid volume: Volume ${id} is not encrypted.`);
       await this.#begin(tx, id, 'rekey', bytesPerSecond);
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
   }
 
   async migrate(id: VolumeId, destination: BackendName, isLocked: boolean, { requestId }: Requester): Promise<void> {
@@ -70,7 +68,7 @@ export class DurableMigrationOperations implements MigrationOperations {
       if (isLocked && volume.status === 'available')
         await updateVolume(tx, id, { status: 'maintenance', previous_status: volume.status });
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
   }
 
   async setSpeed(id: VolumeId, bytesPerSecond: number): Promise<void> {

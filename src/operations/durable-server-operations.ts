@@ -9,7 +9,7 @@ import type { OperationContext, Particulars, ServerInput } from '#operations/con
 import { createImage } from '#operations/create-image.ts';
 import { createServer } from '#operations/create-server.ts';
 import { deleteServer } from '#operations/delete-server.ts';
-import type { Engine, Operation } from '#operations/engine.ts';
+import { type Engine, type Operation, pendingOn } from '#operations/engine.ts';
 import { offloadServer } from '#operations/offload-server.ts';
 import { planImage } from '#operations/plan-image.ts';
 import { plannedDisks } from '#operations/planned-disks.ts';
@@ -207,9 +207,7 @@ function pending(
   after: string | null,
   particulars: Particulars = {},
 ): PendingOperation {
-  const id = `${name}:${newId()}`;
-  const input: ServerInput = { ...particulars, serverId, operationId: id, requestId, after };
-  return { id, name, input };
+  return pendingOn<ServerInput>(name, { ...particulars, serverId, requestId, after });
 }
 
 /** A server's row, as far as the request says what is in it. */

@@ -6,8 +6,8 @@ import { claimSnapshotForDeletion, insertSnapshot, type Snapshot } from '#db/sna
 import { lockVolume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { createSnapshot, deleteSnapshot } from '#operations/create-snapshot.ts';
-import type { Engine, Operation } from '#operations/engine.ts';
-import { checkCanBeRead, diskBeside, pendingOn } from '#operations/plan-volume.ts';
+import { type Operation, pendingOn } from '#operations/engine.ts';
+import { checkCanBeRead, diskBeside } from '#operations/plan-volume.ts';
 import type { Requester } from '#operations/server-operations.ts';
 import type { SnapshotInput } from '#operations/volume-context.ts';
 import type { Admit, SnapshotOperations, SnapshotRequest } from '#operations/volume-operations.ts';
@@ -20,11 +20,9 @@ export function snapshotOperations(context: OperationContext): Operation<Snapsho
 /** Sets operations on snapshots going on the durable engine. */
 export class DurableSnapshotOperations implements SnapshotOperations {
   readonly #context: OperationContext;
-  readonly #engine: Engine;
 
-  constructor(context: OperationContext, engine: Engine) {
+  constructor(context: OperationContext) {
     this.#context = context;
-    this.#engine = engine;
   }
 
   async create(id: VolumeId, request: SnapshotRequest, requester: Requester, admit: Admit): Promise<Snapshot> {
@@ -57,7 +55,7 @@ export class DurableSnapshotOperations implements SnapshotOperations {
       await insertDisks(tx, [diskBeside(disk, own)]);
       return inserted;
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
     return snapshot;
   }
 
@@ -67,7 +65,7 @@ export class DurableSnapshotOperations implements SnapshotOperations {
 
   async deleteAndWait(id: SnapshotId, { requestId }: Requester): Promise<void> {
     const { id: operationId } = await this.#beginDeletion(id, requestId, false);
-    await this.#engine.settled(operationId);
+    await this.#context.engine.settled(operationId);
   }
 
   async #beginDeletion(id: SnapshotId, requestId: string, force: boolean): Promise<PendingOperation> {
@@ -82,7 +80,7 @@ export class DurableSnapshotOperations implements SnapshotOperations {
     const any = snapshotStatuses.filter((status) => status !== 'restoring');
     const from = force ? any : (['available', 'error'] as const);
     await claimSnapshotForDeletion(db, id, from, operation);
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
     return operation;
   }
 }

@@ -6,8 +6,7 @@ import { snapshotsOf } from '#db/snapshots.ts';
 import { endTransfer, findTransfer, insertTransfer, type Transfer } from '#db/volume-transfers.ts';
 import { claimVolume, lockVolume, updateVolume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
-import type { Engine } from '#operations/engine.ts';
-import { pendingOn } from '#operations/plan-volume.ts';
+import { pendingOn } from '#operations/engine.ts';
 import { checkCanBeRekeyed } from '#operations/rekey-volume.ts';
 import type { Requester } from '#operations/server-operations.ts';
 import type { VolumeInput } from '#operations/volume-context.ts';
@@ -16,11 +15,9 @@ import type { Admit, TransferOperations, TransferRequest } from '#operations/vol
 /** Offers volumes to other projects, and sets their acceptance going on the durable engine. */
 export class DurableTransferOperations implements TransferOperations {
   readonly #context: OperationContext;
-  readonly #engine: Engine;
 
-  constructor(context: OperationContext, engine: Engine) {
+  constructor(context: OperationContext) {
     this.#context = context;
-    this.#engine = engine;
   }
 
   async offer(id: VolumeId, { name, noSnapshots }: TransferRequest) {
@@ -72,8 +69,8 @@ export class DurableTransferOperations implements TransferOperations {
       if ((await findTransfer(tx, transfer.id)) === null) throw notFound('Transfer', transfer.id);
       await admit(tx);
     });
-    await this.#engine.begin(operation);
-    await this.#engine.settled(operation.id);
+    await this.#context.engine.begin(operation);
+    await this.#context.engine.settled(operation.id);
   }
 }
 

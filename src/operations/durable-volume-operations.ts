@@ -10,9 +10,9 @@ import type { OperationContext } from '#operations/context.ts';
 import { createVolume } from '#operations/create-volume.ts';
 import { beginVolumeDeletion, deleteVolume } from '#operations/delete-volume.ts';
 import { freeDevice } from '#operations/device-names.ts';
-import type { Engine, Operation } from '#operations/engine.ts';
+import { type Operation, pendingOn } from '#operations/engine.ts';
 import { extendVolume } from '#operations/extend-volume.ts';
-import { pendingOn, planVolume } from '#operations/plan-volume.ts';
+import { planVolume } from '#operations/plan-volume.ts';
 import { recordAction } from '#operations/record-action.ts';
 import { checkCanBeRekeyed, rekeyVolume } from '#operations/rekey-volume.ts';
 import type { Requester } from '#operations/server-operations.ts';
@@ -51,12 +51,10 @@ const ATTACHABLE: readonly Server['vm_state'][] = [
 /** Sets operations on volumes going on the durable engine, as `DurableServerOperations` does. */
 export class DurableVolumeOperations implements VolumeOperations {
   readonly #context: OperationContext;
-  readonly #engine: Engine;
   readonly #snapshots: SnapshotOperations;
 
-  constructor(context: OperationContext, engine: Engine, snapshots: SnapshotOperations) {
+  constructor(context: OperationContext, snapshots: SnapshotOperations) {
     this.#context = context;
-    this.#engine = engine;
     this.#snapshots = snapshots;
   }
 
@@ -65,7 +63,7 @@ export class DurableVolumeOperations implements VolumeOperations {
       await admit(tx);
       return await planVolume(tx, request, requester);
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
     return volume;
   }
 
@@ -88,7 +86,7 @@ export class DurableVolumeOperations implements VolumeOperations {
       const attachment = await attachmentOf(tx, id);
       if (attachment?.server_id) await recordAction(tx, 'extend_volume', attachment.server_id, operation, requester);
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
   }
 
   async attach(id: VolumeId, request: AttachmentRequest, requester: Requester): Promise<Attachment> {
@@ -114,7 +112,7 @@ export class DurableVolumeOperations implements VolumeOperations {
       });
       await recordAction(tx, 'attach_volume', server.id, operation, requester);
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
     if (!written) throw new Error('an attachment was claimed and not written');
     return written;
   }
@@ -131,7 +129,7 @@ export class DurableVolumeOperations implements VolumeOperations {
       await updateAttachment(tx, attachment.id, { status: 'detaching' });
       await recordAction(tx, 'detach_volume', serverId, operation, requester);
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
   }
 
   async rekey(id: VolumeId, { requestId }: Requester): Promise<void> {
@@ -140,7 +138,7 @@ export class DurableVolumeOperations implements VolumeOperations {
       if (volume.encryption === null) throw badRequest(`Invalid volume: Volume ${id} is not encrypted.`);
       await checkCanBeRekeyed(tx, id);
     });
-    await this.#engine.begin(operation);
+    await this.#context.engine.begin(operation);
   }
 }
 

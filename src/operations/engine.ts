@@ -4,6 +4,7 @@ import type pg from 'pg';
 import type { Logger } from 'pino';
 import { crashPoint } from '#core/crash-point.ts';
 import { describeError, NightlatchError } from '#core/errors.ts';
+import { newId } from '#core/ids.ts';
 import type { PendingOperation } from '#db/schema.ts';
 
 /** Why a step failed, as it is recorded: plain data, no key, no stack. */
@@ -98,7 +99,7 @@ export class Engine {
   /** Whether the operation with this id was started and has ended, well or badly. */
   async hasEnded(id: string): Promise<boolean> {
     const status = await DBOS.retrieveWorkflow(id).getStatus();
-    return status !== null && status.status !== 'PENDING' && status.status !== 'ENQUEUED';
+    return status !== null && isOver(status);
   }
 
   /** How operations went that were started under these ids. */
@@ -106,9 +107,9 @@ export class Engine {
     if (ids.length === 0) return new Map();
     const known = await DBOS.listWorkflows({ workflowIDs: [...ids], loadInput: false, loadOutput: true });
     return new Map(
-      known.map(({ workflowID, status, output, completedAt }) => {
-        const hasEnded = status !== 'PENDING' && status !== 'ENQUEUED';
-        const endedAt = hasEnded && completedAt !== undefined ? new Date(completedAt) : null;
+      known.map((workflow) => {
+        const { workflowID, output, completedAt } = workflow;
+        const endedAt = isOver(workflow) && completedAt !== undefined ? new Date(completedAt) : null;
         return [workflowID, { endedAt, failure: (output ?? null) as Failure | null }];
       }),
     );
@@ -161,6 +162,19 @@ export class Engine {
       return asOutcome(error);
     }
   }
+}
+
+/** An operation of this name as a row names it, under an id of its own. */
+export function pendingOn<Input extends { readonly operationId: string }>(
+  name: string,
+  particulars: Omit<Input, 'operationId'>,
+): PendingOperation {
+  const id = `${name}:${newId()}`;
+  return { id, name, input: { ...particulars, operationId: id } };
+}
+
+function isOver({ status }: { readonly status: string }): boolean {
+  return status !== 'PENDING' && status !== 'ENQUEUED';
 }
 
 function asOutcome(error: unknown): { failure: Failure; retry: string } {

@@ -3,7 +3,7 @@ import { sql } from 'kysely';
 import { NightlatchError } from '#core/errors.ts';
 import type { ServerId } from '#core/ids.ts';
 import { findServer, lockServer, releaseServer } from '#db/servers.ts';
-import { loadIfPlaced, type OperationContext, type ServerInput } from '#operations/context.ts';
+import { guestOf, loadIfPlaced, type OperationContext, type ServerInput } from '#operations/context.ts';
 import { needVolume, type VolumeInput } from '#operations/volume-context.ts';
 
 /*
@@ -62,8 +62,8 @@ export async function giveServerBack(context: OperationContext, { operationId }:
     .executeTakeFirst();
   if (!held) return;
   const placed = await loadIfPlaced(context, held.id);
-  const guest = (await placed?.agent.guests())?.find(({ id }) => id === held.id);
-  if (guest?.state === 'paused' && placed?.server.power_state !== 'paused') await placed?.agent.unpauseServer(held.id);
+  const isPaused = placed !== null && (await guestOf(placed))?.state === 'paused';
+  if (isPaused && placed.server.power_state !== 'paused') await placed.agent.unpauseServer(held.id);
   await releaseServer(context.db, held.id, operationId, {});
 }
 

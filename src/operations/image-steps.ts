@@ -9,6 +9,7 @@ import { findServer, showProgress } from '#db/servers.ts';
 import type { DiskKeys } from '#host/host-agent.ts';
 import {
   guestDisks,
+  guestOf,
   loadPlaced,
   type OperationContext,
   type PlacedServer,
@@ -75,7 +76,7 @@ async function copy(context: OperationContext, input: ServerInput, task: TaskSta
   await progress(context, input, task);
   const root = guestDisks(placed.disks).find(({ role }) => role === 'root');
   if (!root) throw new Error(`server ${input.serverId} has no root disk`);
-  const isRunning = (await placed.agent.guests()).some(({ id }) => id === input.serverId);
+  const isRunning = (await guestOf(placed)) !== null;
   await (isRunning ? copyRunning : copyLocked)(context, input, placed, { root, snapshot });
   crashPoint('steps.copy.made');
   await updateDisk(context.db, snapshot.id, { state: 'formatted' });

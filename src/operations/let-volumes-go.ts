@@ -6,7 +6,7 @@ import { snapshotsOf } from '#db/snapshots.ts';
 import { type Attachment, attachmentsToServer, endAttachment } from '#db/volume-attachments.ts';
 import { beginOnVolume, findVolume, lockVolumeIfThere, updateVolume, type Volume } from '#db/volumes.ts';
 import type { OperationContext, ServerInput } from '#operations/context.ts';
-import { pendingOn } from '#operations/plan-volume.ts';
+import { pendingOn } from '#operations/engine.ts';
 import type { VolumeInput } from '#operations/volume-context.ts';
 
 /** Statuses of a volume that a server has. */

@@ -1,7 +1,7 @@
 import { badRequest } from '#core/errors.ts';
 import type { BackendName } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
-import { disksOf } from '#db/disks.ts';
+import { liveDiskOf } from '#db/disks.ts';
 import { lockPlacement } from '#db/hosts.ts';
 import { listPools } from '#db/volume-pools.ts';
 import { findVolumeType } from '#db/volume-types.ts';
@@ -28,7 +28,7 @@ export function migrateVolume(context: OperationContext): Operation<VolumeInput>
 
 /** How a volume's disk lies in another backend of its host. *Throws* bad-request when it cannot lie there. */
 export async function placeIn(tx: Queryable, volume: Volume, destination: BackendName): Promise<SuccessorColumns> {
-  const live = (await disksOf(tx, volume.id)).find(({ standing }) => standing === 'live');
+  const live = await liveDiskOf(tx, volume.id);
   if (!live?.host) throw new Error(`volume ${volume.id} lies nowhere`);
   await lockPlacement(tx);
   const type = volume.volume_type_id === null ? null : await findVolumeType(tx, volume.volume_type_id, null);

@@ -2,7 +2,7 @@ import { type DiskId, type ImageId, newId } from '#core/ids.ts';
 import type { Image } from '#core/image.ts';
 import { encryptionProperties, withoutEncryption } from '#core/image-encryption.ts';
 import type { Queryable } from '#db/database.ts';
-import { disksOf, insertDisks } from '#db/disks.ts';
+import { insertDisks, liveDiskOf } from '#db/disks.ts';
 import { insertImage } from '#db/images.ts';
 import type { Volume } from '#db/volumes.ts';
 import { NOT_INHERITED } from '#operations/plan-image.ts';
@@ -24,7 +24,7 @@ export async function planVolumeImage(
   imageId: ImageId,
   request: VolumeImageRequest,
 ): Promise<Image> {
-  const like = (await disksOf(tx, volume.id)).find(({ standing }) => standing === 'live');
+  const like = await liveDiskOf(tx, volume.id);
   if (!like) throw new Error(`volume ${volume.id} has no disk`);
   const isEncrypted = like.encrypted === true && request.encryption === 'new';
   const image = await insertImage(tx, {

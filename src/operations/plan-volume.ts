@@ -6,6 +6,7 @@ import { type DiskRow, insertDisks, type NewDisk } from '#db/disks.ts';
 import type { PendingOperation } from '#db/schema.ts';
 import { lockSnapshot } from '#db/snapshots.ts';
 import { insertVolume, lockVolume, type Volume } from '#db/volumes.ts';
+import { pendingOn } from '#operations/engine.ts';
 import type { Requester } from '#operations/server-operations.ts';
 import type { VolumeInput } from '#operations/volume-context.ts';
 import type { VolumeRequest } from '#operations/volume-operations.ts';
@@ -25,15 +26,6 @@ export async function planVolume(tx: Queryable, request: VolumeRequest, requeste
   const volume = await insertVolume(tx, { ...volumeColumns(request, requester), id, ...beginning });
   await insertDisks(tx, [newDisk(id, request, requester)]);
   return { volume, operation };
-}
-
-/** An operation of this name as a row names it, under an id of its own. */
-export function pendingOn<Input extends { readonly operationId: string }>(
-  name: string,
-  particulars: Omit<Input, 'operationId'>,
-): PendingOperation {
-  const id = `${name}:${newId()}`;
-  return { id, name, input: { ...particulars, operationId: id } };
 }
 
 /** @throws volume-state. */

@@ -3,6 +3,7 @@ import { stateOf } from '#db/servers.ts';
 import {
   finish,
   finishWithFault,
+  guestOf,
   loadPlaced,
   type OperationContext,
   openDisks,
@@ -79,9 +80,8 @@ export function settleServer(context: OperationContext): Operation<ServerInput> 
 }
 
 async function settle(context: OperationContext, input: ServerInput): Promise<void> {
-  const { server, agent } = await loadPlaced(context, input.serverId);
-  const isRunning = (await agent.guests()).some(({ id }) => id === input.serverId);
-  if (shouldRun(stateOf(server)) && isRunning) return;
+  const placed = await loadPlaced(context, input.serverId);
+  if (shouldRun(stateOf(placed.server)) && (await guestOf(placed)) !== null) return;
   await endGuest(context, input, 0);
 }
 
@@ -179,9 +179,9 @@ function lockPaused(context: OperationContext): Step<ServerInput> {
     run: (input) => lockIfPaused(context, input),
     async undo(input) {
       await unlockPaused(context, input, 'run');
-      const { agent } = await loadPlaced(context, input.serverId);
-      const isPaused = (await agent.guests()).some(({ id, state }) => id === input.serverId && state === 'paused');
-      if (isPaused) await agent.unpauseServer(input.serverId);
+      const placed = await loadPlaced(context, input.serverId);
+      const isPaused = (await guestOf(placed))?.state === 'paused';
+      if (isPaused) await placed.agent.unpauseServer(input.serverId);
     },
   };
 }

@@ -1,7 +1,7 @@
 import { badRequest, NightlatchError } from '#core/errors.ts';
 import { volumeFormat } from '#core/volume-encryption.ts';
 import type { Queryable } from '#db/database.ts';
-import { disksOf } from '#db/disks.ts';
+import { liveDiskOf } from '#db/disks.ts';
 import { lockPlacement } from '#db/hosts.ts';
 import { listPools } from '#db/volume-pools.ts';
 import { encryptionOf, findVolumeType, type VolumeType } from '#db/volume-types.ts';
@@ -29,7 +29,7 @@ export function retypeVolume(context: OperationContext): Operation<VolumeInput> 
     async columns(tx, input) {
       const type = await typeOf(tx, input);
       const encryption = encryptionOf(type);
-      const [live] = (await disksOf(tx, input.volumeId)).filter(({ standing }) => standing === 'live');
+      const live = await liveDiskOf(tx, input.volumeId);
       return {
         volume_type_id: type.id,
         encryption: encryption && JSON.stringify(encryption),
@@ -41,7 +41,7 @@ export function retypeVolume(context: OperationContext): Operation<VolumeInput> 
 
 /** What a volume's disk must be of another type; null: it may stay as it is. */
 export async function neededChange(tx: Queryable, volume: Volume, type: VolumeType): Promise<SuccessorColumns | null> {
-  const [live] = (await disksOf(tx, volume.id)).filter(({ standing }) => standing === 'live');
+  const live = await liveDiskOf(tx, volume.id);
   if (!live) throw new Error(`volume ${volume.id} has no disk`);
   const encryption = type.encryption === null ? null : volumeFormat(type.encryption);
   await lockPlacement(tx);

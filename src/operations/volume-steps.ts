@@ -5,7 +5,7 @@ import { endUnplacedDisks, updateDisk } from '#db/disks.ts';
 import { insertMessage } from '#db/messages.ts';
 import type { PendingOperation } from '#db/schema.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
-import { loadIfPlaced, type OperationContext, type PlacedServer, serverSpec } from '#operations/context.ts';
+import { guestOf, loadIfPlaced, type OperationContext, type PlacedServer, serverSpec } from '#operations/context.ts';
 import type { Failure, Step } from '#operations/engine.ts';
 import { needPlacedDisk, needVolume, placedDiskOf, type VolumeInput } from '#operations/volume-context.ts';
 
@@ -64,8 +64,7 @@ export async function guestThatHas(context: OperationContext, volumeId: VolumeId
   const attachment = await attachmentOf(context.db, volumeId);
   const placed = attachment?.server_id ? await loadIfPlaced(context, attachment.server_id) : null;
   if (!placed || !serverSpec(placed).volumes.some(({ disk }) => disk.ownerId === volumeId)) return null;
-  const guests = await placed.agent.guests();
-  return guests.some(({ id }) => id === placed.server.id) ? placed : null;
+  return (await guestOf(placed)) === null ? null : placed;
 }
 
 /**

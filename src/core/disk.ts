@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
+import { NightlatchError } from '#core/errors.ts';
 import type {
   BackendName,
   BackupId,
@@ -119,6 +120,18 @@ export type HeaderBackup = {
   /** Whether it is what the disk has now. */
   readonly isCurrent: boolean;
 };
+
+/** The backup that is meant: that of a version; null: the last. *Throws* header-backup-missing. */
+export function chosenHeaderBackup<Backup extends Pick<HeaderBackup, 'version'>>(
+  disk: DiskId,
+  kept: readonly Backup[],
+  version: number | null,
+): Backup {
+  const found = version === null ? kept.at(-1) : kept.find((each) => each.version === version);
+  if (found) return found;
+  const reason = version === null ? 'no header backup of it' : `no header backup of version ${version}`;
+  throw new NightlatchError('header-backup-missing', { disk, reason });
+}
 
 /** One disk as the control plane knows it. */
 export type Disk = DiskSpec & {

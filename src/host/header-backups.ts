@@ -2,8 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { crashPoint } from '#core/crash-point.ts';
-import type { DiskSpec, HeaderBackup } from '#core/disk.ts';
-import { NightlatchError } from '#core/errors.ts';
+import { chosenHeaderBackup, type DiskSpec, type HeaderBackup } from '#core/disk.ts';
 import { type DiskId, type HostPath, isUuid, type SecretId } from '#core/ids.ts';
 import { ignoring, makeFolder, removeFolderIfEmpty, syncFolder, tellingDiskFull, writeAll } from '#host/files.ts';
 
@@ -60,11 +59,7 @@ export class HeaderBackups {
 
   /** The last one, or that of a version. *Throws* header-backup-missing. */
   async find(disk: DiskId, version: number | null): Promise<Kept> {
-    const all = await this.list(disk);
-    const found = version === null ? all.at(-1) : all.find((each) => each.version === version);
-    if (found) return found;
-    const reason = version === null ? 'no header backup of it' : `no header backup of version ${version}`;
-    throw new NightlatchError('header-backup-missing', { disk, reason });
+    return chosenHeaderBackup(disk, await this.list(disk), version);
   }
 
   /**

@@ -1,5 +1,5 @@
-import type { HeaderBackup } from '#core/disk.ts';
-import { badRequest, NightlatchError } from '#core/errors.ts';
+import { chosenHeaderBackup, type HeaderBackup } from '#core/disk.ts';
+import { badRequest } from '#core/errors.ts';
 import type { VolumeId } from '#core/ids.ts';
 import { claimVolume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
@@ -33,13 +33,8 @@ export class DurableHeaderOperations implements HeaderOperations {
     const { disk, agent } = await this.#encryptedDisk(id);
     const guest = await guestThatHas(this.#context, id);
     if (guest) throw openIn(guest.server.id, disk);
-    const kept = await agent.headerBackups(disk);
-    const wanted = version ?? kept.at(-1)?.version;
-    if (wanted === undefined || !kept.some((each) => each.version === wanted)) {
-      const reason = wanted === undefined ? 'no header backup of it' : `no header backup of version ${wanted}`;
-      throw new NightlatchError('header-backup-missing', { disk: disk.id, reason });
-    }
-    const operation = pendingOn<VolumeInput>('restore-header', { volumeId: id, requestId, headerVersion: wanted });
+    const { version: headerVersion } = chosenHeaderBackup(disk.id, await agent.headerBackups(disk), version);
+    const operation = pendingOn<VolumeInput>('restore-header', { volumeId: id, requestId, headerVersion });
     await claimVolume(this.#context.db, id, 'restore-header', operation);
     await this.#context.engine.begin(operation);
   }

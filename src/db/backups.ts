@@ -4,7 +4,8 @@ import { NightlatchError, notFound } from '#core/errors.ts';
 import type { BackupId, ProjectId, SecretId, VolumeId } from '#core/ids.ts';
 import type { BackupStatus } from '#core/volume.ts';
 import type { Queryable } from '#db/database.ts';
-import type { PendingOperation, Schema } from '#db/schema.ts';
+import type { Schema } from '#db/schema.ts';
+import type { PendingOperation } from '#db/tables/columns.ts';
 
 export type Backup = Selectable<Schema['backups']>;
 export type NewBackup = Insertable<Schema['backups']>;

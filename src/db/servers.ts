@@ -4,12 +4,14 @@ import { notFound } from '#core/errors.ts';
 import type { HostName, ProjectId, ServerId } from '#core/ids.ts';
 import { checkServerAction, type ServerAction, serverActions, type TaskState } from '#core/server.ts';
 import type { Database, Queryable } from '#db/database.ts';
-import type { PendingOperation, Schema, ServerFault, ServerReplacement } from '#db/schema.ts';
+import type { Schema } from '#db/schema.ts';
+import type { PendingOperation } from '#db/tables/columns.ts';
+import type { ServerFault, ServerReplacement } from '#db/tables/servers.ts';
 
 export type Server = Selectable<Schema['servers']>;
 export type NewServer = Insertable<Schema['servers']>;
 export type ServerChange = Omit<Updateable<Schema['servers']>, 'id' | 'fault' | 'operation'>;
-export type { ServerReplacement } from '#db/schema.ts';
+export type { ServerReplacement } from '#db/tables/servers.ts';
 
 export async function insertServer(db: Queryable, server: NewServer): Promise<Server> {
   return await db.insertInto('servers').values(server).returningAll().executeTakeFirstOrThrow();

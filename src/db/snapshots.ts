@@ -4,7 +4,8 @@ import { NightlatchError, notFound } from '#core/errors.ts';
 import type { ProjectId, SnapshotId, VolumeId } from '#core/ids.ts';
 import type { SnapshotStatus } from '#core/volume.ts';
 import type { Database, Queryable } from '#db/database.ts';
-import type { PendingOperation, Schema } from '#db/schema.ts';
+import type { Schema } from '#db/schema.ts';
+import type { PendingOperation } from '#db/tables/columns.ts';
 
 export type Snapshot = Selectable<Schema['snapshots']>;
 export type NewSnapshot = Insertable<Schema['snapshots']>;

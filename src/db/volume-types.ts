@@ -3,7 +3,8 @@ import { sql } from 'kysely';
 import type { ProjectId, VolumeTypeId } from '#core/ids.ts';
 import type { VolumeEncryption } from '#core/volume.ts';
 import { type Database, isDuplicate, type Queryable } from '#db/database.ts';
-import type { Schema, VolumeTypeEncryption } from '#db/schema.ts';
+import type { Schema } from '#db/schema.ts';
+import type { VolumeTypeEncryption } from '#db/tables/volume-types.ts';
 import { forgetTypeQuotas, renameTypeQuotas } from '#db/volume-quotas.ts';
 
 export type { VolumeTypeEncryption };

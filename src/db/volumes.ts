@@ -4,7 +4,8 @@ import { notFound } from '#core/errors.ts';
 import type { ProjectId, SecretId, VolumeId } from '#core/ids.ts';
 import { checkVolumeAction, type VolumeAction, volumeActions } from '#core/volume.ts';
 import type { Database, Queryable } from '#db/database.ts';
-import type { PendingOperation, Schema } from '#db/schema.ts';
+import type { Schema } from '#db/schema.ts';
+import type { PendingOperation } from '#db/tables/columns.ts';
 
 export type Volume = Selectable<Schema['volumes']>;
 export type NewVolume = Insertable<Schema['volumes']>;

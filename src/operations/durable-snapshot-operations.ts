@@ -1,8 +1,8 @@
 import { newId, type SnapshotId, type VolumeId } from '#core/ids.ts';
 import { snapshotStatuses } from '#core/volume.ts';
 import { disksOf, insertDisks } from '#db/disks.ts';
-import type { PendingOperation } from '#db/schema.ts';
 import { claimSnapshotForDeletion, insertSnapshot, type Snapshot } from '#db/snapshots.ts';
+import type { PendingOperation } from '#db/tables/columns.ts';
 import { lockVolume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { createSnapshot, deleteSnapshot } from '#operations/create-snapshot.ts';

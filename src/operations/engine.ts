@@ -5,7 +5,7 @@ import type { Logger } from 'pino';
 import { crashPoint } from '#core/crash-point.ts';
 import { describeError, NightlatchError } from '#core/errors.ts';
 import { newId } from '#core/ids.ts';
-import type { PendingOperation } from '#db/schema.ts';
+import type { PendingOperation } from '#db/tables/columns.ts';
 
 /** Why a step failed, as it is recorded: plain data, no key, no stack. */
 export type Failure = { readonly code: string; readonly status: number; readonly message: string };

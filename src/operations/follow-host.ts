@@ -5,9 +5,9 @@ import type { BackupId, DiskId, HostName, ServerId, SnapshotId, VolumeId } from 
 import { type ServerAction, shouldRun } from '#core/server.ts';
 import { backupsInOperation, findBackup, releaseBackup } from '#db/backups.ts';
 import { findDisk } from '#db/disks.ts';
-import type { PendingOperation } from '#db/schema.ts';
 import { findServer, type Server, serversInOperation, serversOnHost, stateOf } from '#db/servers.ts';
 import { findSnapshot, releaseSnapshot, snapshotsInOperation } from '#db/snapshots.ts';
+import type { PendingOperation } from '#db/tables/columns.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
 import { findVolume, readersOf, type Volume, volumesInOperation } from '#db/volumes.ts';
 import type { HostAgent, HostEvent } from '#host/host-agent.ts';

@@ -1,8 +1,8 @@
 import { crashPoint } from '#core/crash-point.ts';
 import type { VolumeStatus } from '#core/volume.ts';
 import type { Queryable } from '#db/database.ts';
-import type { PendingOperation } from '#db/schema.ts';
 import { snapshotsOf } from '#db/snapshots.ts';
+import type { PendingOperation } from '#db/tables/columns.ts';
 import { type Attachment, attachmentsToServer, endAttachment } from '#db/volume-attachments.ts';
 import { beginOnVolume, findVolume, lockVolumeIfThere, updateVolume, type Volume } from '#db/volumes.ts';
 import type { OperationContext, ServerInput } from '#operations/context.ts';

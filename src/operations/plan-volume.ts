@@ -3,8 +3,8 @@ import { type DiskId, type ImageId, newId, type SnapshotId, type VolumeId } from
 import { GIB } from '#core/sizes.ts';
 import type { Queryable } from '#db/database.ts';
 import { type DiskRow, insertDisks, type NewDisk } from '#db/disks.ts';
-import type { PendingOperation } from '#db/schema.ts';
 import { lockSnapshot } from '#db/snapshots.ts';
+import type { PendingOperation } from '#db/tables/columns.ts';
 import { insertVolume, lockVolume, type Volume } from '#db/volumes.ts';
 import { pendingOn } from '#operations/engine.ts';
 import type { Requester } from '#operations/server-operations.ts';

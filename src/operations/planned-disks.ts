@@ -3,7 +3,7 @@ import type { DiskRole } from '#core/disk.ts';
 import type { ImageId } from '#core/ids.ts';
 import { GIB, MIB, roundUpToSector } from '#core/sizes.ts';
 import type { DiskRow } from '#db/disks.ts';
-import type { ServerFlavor } from '#db/schema.ts';
+import type { ServerFlavor } from '#db/tables/servers.ts';
 
 /** A disk that a server is to have. */
 export type PlannedDisk = {

@@ -1,7 +1,7 @@
 import type { ServerId } from '#core/ids.ts';
 import type { Queryable } from '#db/database.ts';
 import { insertInstanceAction } from '#db/instance-actions.ts';
-import type { PendingOperation } from '#db/schema.ts';
+import type { PendingOperation } from '#db/tables/columns.ts';
 import type { Actor } from '#operations/server-operations.ts';
 
 /** Notes that a user has this done to a server; what the service does by itself is nobody's action. */

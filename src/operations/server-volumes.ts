@@ -4,7 +4,7 @@ import { type AttachmentId, type HostName, newId, type ServerId, type VolumeId }
 import type { Queryable } from '#db/database.ts';
 import { disksOf } from '#db/disks.ts';
 import { failureOf } from '#db/messages.ts';
-import type { PendingOperation } from '#db/schema.ts';
+import type { PendingOperation } from '#db/tables/columns.ts';
 import { attachmentsToServer, insertAttachment, updateAttachment } from '#db/volume-attachments.ts';
 import { findVolume, lockVolume, updateVolume, type Volume } from '#db/volumes.ts';
 import { checkNotTakenOver, type OperationContext, type ServerInput } from '#operations/context.ts';

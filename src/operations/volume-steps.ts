@@ -3,7 +3,7 @@ import type { DiskOwnerId, DiskStanding } from '#core/disk.ts';
 import type { VolumeId } from '#core/ids.ts';
 import { endUnplacedDisks, updateDisk } from '#db/disks.ts';
 import { insertMessage } from '#db/messages.ts';
-import type { PendingOperation } from '#db/schema.ts';
+import type { PendingOperation } from '#db/tables/columns.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
 import { guestOf, loadIfPlaced, type OperationContext, type PlacedServer, serverSpec } from '#operations/context.ts';
 import type { Failure, Step } from '#operations/engine.ts';

@@ -7,7 +7,7 @@ import { toBoolean } from '#api/fields.ts';
 import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
 import { isUuid } from '#core/ids.ts';
 import type { Image } from '#core/image.ts';
-import type { ServerFlavor } from '#db/schema.ts';
+import type { ServerFlavor } from '#db/tables/servers.ts';
 
 /** A disk that a server is asked to have, as one entry of a block device mapping says it. */
 export type Device = {

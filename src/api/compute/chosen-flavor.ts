@@ -5,7 +5,7 @@ import { badRequest, shorten } from '#core/errors.ts';
 import { GIB } from '#core/sizes.ts';
 import type { Queryable } from '#db/database.ts';
 import { findFlavor } from '#db/flavors.ts';
-import type { ServerFlavor } from '#db/schema.ts';
+import type { ServerFlavor } from '#db/tables/servers.ts';
 
 /** The flavor named by its id or its address, as a server keeps it. @throws bad-request (400) with Nova's text. */
 export async function getChosenFlavor(

@@ -17,8 +17,8 @@ import { toBoolean, toInteger } from '#api/fields.ts';
 import { resolveEncryptionIntent } from '#core/encryption-intent.ts';
 import { badRequest, NightlatchError, shorten } from '#core/errors.ts';
 import type { ImageId } from '#core/ids.ts';
-import type { ServerFlavor } from '#db/schema.ts';
 import type { Server } from '#db/servers.ts';
+import type { ServerFlavor } from '#db/tables/servers.ts';
 import type { ServerRequest, ServerVolume } from '#operations/server-operations.ts';
 
 /** Nobody asks for more servers than this in one request. */

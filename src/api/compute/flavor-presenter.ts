@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify';
 import { linksTo } from '#api/compute/links.ts';
 import { has } from '#api/compute/microversions.ts';
 import type { Flavor } from '#db/flavors.ts';
-import type { ServerFlavor } from '#db/schema.ts';
+import type { ServerFlavor } from '#db/tables/servers.ts';
 
 /** A flavor as a list without details shows it. */
 export function presentFlavorSummary(request: FastifyRequest, publicUrl: string | null, flavor: Flavor): object {

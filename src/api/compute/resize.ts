@@ -9,8 +9,8 @@ import { checkGrowsOnly } from '#core/resize.ts';
 import { checkServerAction } from '#core/server.ts';
 import { GIB } from '#core/sizes.ts';
 import { type DiskRow, disksOf } from '#db/disks.ts';
-import type { ServerFlavor } from '#db/schema.ts';
 import type { Server } from '#db/servers.ts';
+import type { ServerFlavor } from '#db/tables/servers.ts';
 
 type Named = Parameters<typeof resolveEncryptionIntent>[1];
 

@@ -1,29 +1,20 @@
-import { readdir, readFile, statfs } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { connect } from 'node:net';
-import { cpus, totalmem } from 'node:os';
 import type { Duplex, Readable } from 'node:stream';
 import { crashPoint } from '#core/crash-point.ts';
 import type { DiskContent, DiskSpec, HeaderBackup } from '#core/disk.ts';
-import { type EncryptionFormat, formatTrait } from '#core/encryption-intent.ts';
 import { NightlatchError } from '#core/errors.ts';
-import {
-  type DiskId,
-  type HostName,
-  type HostPath,
-  type ImageId,
-  isUuid,
-  type SecretId,
-  type ServerId,
-} from '#core/ids.ts';
+import { type DiskId, type ImageId, isUuid, type SecretId, type ServerId } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
-import { GIB, MIB } from '#core/sizes.ts';
-import { DiskAccess, type DiskParts, needKey } from '#host/disk-access.ts';
+import { describeHost } from '#host/describe-host.ts';
+import { DiskAccess } from '#host/disk-access.ts';
 import { DiskMaker } from '#host/disk-maker.ts';
 import { DiskMirrors } from '#host/disk-mirrors.ts';
 import { domainDisk, domainKeys, namedDisks } from '#host/domain-disks.ts';
 import type { Mapping } from '#host/encryption/dm-crypt/mappings.ts';
 import { ignoring, removeFolderIfEmpty, syncFile } from '#host/files.ts';
 import { GuestDisks } from '#host/guest-disks.ts';
+import { GuestPower } from '#host/guest-power.ts';
 import type {
   AttachedVolume,
   DiskKeys,
@@ -38,39 +29,12 @@ import type {
   MirrorState,
   ServerSpec,
 } from '#host/host-agent.ts';
-import type { DomainKey, DomainSpec, Hypervisor } from '#host/hypervisor/hypervisor.ts';
-import type { ImageCache } from '#host/image-cache.ts';
+import type { HostParts } from '#host/host-parts.ts';
 import { lockEverything } from '#host/lock-down.ts';
 import { readMedium } from '#host/medium-bytes.ts';
-import { workingFormats } from '#host/probe-formats.ts';
-import { isCompleteSave } from '#host/saved-memory.ts';
+import { PausedGuests } from '#host/paused-guests.ts';
 import { clearScratch } from '#host/scratch.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
-import { TriedFormats } from '#host/tried-formats.ts';
-import { describeBackends } from '#host/volume-backends.ts';
-
-/** What a host agent is made of; `main` chooses the parts. */
-export type HostParts = DiskParts & {
-  readonly name: HostName;
-  readonly virtType: 'kvm' | 'qemu';
-  /** How new disks are stored. */
-  readonly storage: DiskSpec['storage'];
-  readonly defaultEncryptionFormat: EncryptionFormat;
-  readonly undecidedEncryptionFormat: EncryptionFormat | null;
-  readonly disksDirectory: HostPath;
-  readonly runDirectory: HostPath;
-  /** Whether keys leave the kernel while their guest is paused. */
-  readonly lockOnPause: boolean;
-  readonly images: ImageCache;
-  readonly hypervisor: Hypervisor;
-  /** The volume groups in which disks may be logical volumes. */
-  readonly volumeGroups: readonly string[];
-  /** All that is configured about how disks are stored and encrypted, as text: another text is another host. */
-  readonly storageSettings: string;
-};
-
-/** See random(4). */
-const BOOT_ID_FILE = '/proc/sys/kernel/random/boot_id';
 
 /** The agent of the machine it runs on. */
 export class LocalHostAgent implements HostAgent {
@@ -79,6 +43,8 @@ export class LocalHostAgent implements HostAgent {
   readonly #maker: DiskMaker;
   readonly #guests: GuestDisks;
   readonly #mirrors: DiskMirrors;
+  readonly #power: GuestPower;
+  readonly #paused: PausedGuests;
 
   constructor(parts: HostParts) {
     this.#parts = parts;
@@ -86,6 +52,9 @@ export class LocalHostAgent implements HostAgent {
     this.#maker = new DiskMaker({ ...parts, disks: this.#disks });
     this.#guests = new GuestDisks({ ...parts, disks: this.#disks });
     this.#mirrors = new DiskMirrors({ ...parts, disks: this.#disks, maker: this.#maker });
+    const guestParts = { ...parts, disks: this.#disks, guests: this.#guests, mirrors: this.#mirrors };
+    this.#power = new GuestPower(guestParts);
+    this.#paused = new PausedGuests(guestParts);
   }
 
   /** Does ahead of time what the first server on this host would otherwise wait for. *Repeat*: fine. */
@@ -94,30 +63,8 @@ export class LocalHostAgent implements HostAgent {
     for (const { driver } of this.#parts.backends) await driver.prepare?.();
   }
 
-  async describe(): Promise<HostFacts> {
-    const { name, virtType, storage, disksDirectory, runDirectory, storageSettings } = this.#parts;
-    const { defaultEncryptionFormat, undecidedEncryptionFormat } = this.#parts;
-    const capacityBytes = await this.#servers().capacityBytes?.();
-    const { blocks, bsize } = await statfs(disksDirectory);
-    const encryptorFor: DiskAccess['encryptorFor'] = (driver, format) => this.#disks.encryptorFor(driver, format);
-    const own = this.#servers();
-    const tried = (place: string) => TriedFormats.in(runDirectory, storageSettings, place);
-    const { able, problems } = await workingFormats(storage, own, encryptorFor, await tried('servers'));
-    const volumes = await describeBackends(this.#parts.backends, encryptorFor, tried);
-    return {
-      name,
-      traits: able.length === 0 ? [] : ['COMPUTE_EPHEMERAL_ENCRYPTION', ...able.map(formatTrait)],
-      problems: [...problems, ...volumes.problems],
-      vcpus: cpus().length,
-      memoryMib: Math.floor(totalmem() / MIB),
-      diskGib: Math.floor((capacityBytes ?? blocks * bsize) / GIB),
-      virtType,
-      storage,
-      defaultEncryptionFormat,
-      undecidedEncryptionFormat,
-      volumeBackends: volumes.volumeBackends,
-      bootId: (await readFile(BOOT_ID_FILE, 'utf8')).trim(),
-    };
+  describe(): Promise<HostFacts> {
+    return describeHost(this.#parts, this.#disks);
   }
 
   cacheImage(imageId: ImageId, bytes: ImageBytes): Promise<void> {
@@ -222,98 +169,40 @@ export class LocalHostAgent implements HostAgent {
     await this.#disks.driver(disk).delete(disk);
   }
 
-  async startServer(server: ServerSpec, keys: DiskKeys): Promise<void> {
-    const { hypervisor } = this.#parts;
-    if ((await hypervisor.state(server.id)) !== 'absent') return;
-    await Promise.all(namedDisks(server).map(({ disk }) => this.#disks.checkHeader(disk)));
-    await this.#withGuestDisks(server, keys, (domain, domainKeys) => hypervisor.start(domain, domainKeys));
-    crashPoint('agent.start-server.started');
+  startServer(server: ServerSpec, keys: DiskKeys): Promise<void> {
+    return this.#power.start(server, keys);
   }
 
-  async stopServer(serverId: ServerId, disks: readonly DiskSpec[], gracefulMs: number): Promise<void> {
-    const { hypervisor } = this.#parts;
-    const ended = gracefulMs > 0 && (await hypervisor.shutdown(serverId, gracefulMs));
-    if (!ended) {
-      // QEMU flushes when it is told to end, and would wait for ever.
-      const isOurs = ({ ownerId, diskId }: Mapping) => ownerId === serverId || disks.some(({ id }) => id === diskId);
-      await this.#parts.mappings?.failSuspended(`Ending server ${serverId}`, isOurs);
-      await hypervisor.destroy(serverId);
-    }
-    crashPoint('agent.stop-server.ended');
-    for (const disk of disks) await this.#disks.lock(disk);
-    await this.#closeMappings('Locking server', ({ ownerId }) => ownerId === serverId);
+  stopServer(serverId: ServerId, disks: readonly DiskSpec[], gracefulMs: number): Promise<void> {
+    return this.#power.stop(serverId, disks, gracefulMs);
   }
 
-  async suspendServer(serverId: ServerId, memory: DiskSpec, memoryKey: Secret | null): Promise<void> {
-    const { hypervisor } = this.#parts;
-    await this.#disks.withPlaintext(memory, memoryKey, async (path) => {
-      if ((await hypervisor.state(serverId)) !== 'absent') {
-        await this.#mirrors.endAll(serverId);
-        await hypervisor.save(serverId, path);
-        crashPoint('agent.suspend-server.saved');
-        return;
-      }
-      if (await isCompleteSave(path)) return;
-      const reason = 'the guest ended by itself before its memory was saved';
-      throw new NightlatchError('hypervisor-failed', { doing: `Suspending server ${serverId}`, reason });
-    });
+  suspendServer(serverId: ServerId, memory: DiskSpec, memoryKey: Secret | null): Promise<void> {
+    return this.#power.suspend(serverId, memory, memoryKey);
   }
 
-  async restoreServer(server: ServerSpec, memory: DiskSpec, keys: DiskKeys): Promise<void> {
-    const { hypervisor } = this.#parts;
-    if ((await hypervisor.state(server.id)) !== 'absent') return await this.#disks.lock(memory);
-    await this.#disks.withPlaintext(memory, keys.get(memory.id) ?? null, async (path) => {
-      if (!(await isCompleteSave(path))) {
-        const reason = 'its saved memory is incomplete';
-        throw new NightlatchError('saved-memory-unreadable', { server: server.id, reason });
-      }
-      await this.#withGuestDisks(server, keys, (domain, domainKeys) => hypervisor.restore(domain, path, domainKeys));
-      crashPoint('agent.restore-server.restored');
-    });
+  restoreServer(server: ServerSpec, memory: DiskSpec, keys: DiskKeys): Promise<void> {
+    return this.#power.restore(server, memory, keys);
   }
 
-  async pauseServer(serverId: ServerId, disks: readonly DiskSpec[]): Promise<void> {
-    const keeping = this.#parts.lockOnPause
-      ? disks.find((disk) => this.#encrypts(disk) && !this.#suspends(disk))
-      : null;
-    if (keeping) throw new NightlatchError('pause-keeps-key', { server: serverId, disk: keeping.id });
-    if (this.#parts.lockOnPause) await this.#mirrors.checkNone(serverId, `Pausing server ${serverId}`);
-    await this.#parts.hypervisor.pause(serverId);
+  pauseServer(serverId: ServerId, disks: readonly DiskSpec[]): Promise<void> {
+    return this.#paused.pause(serverId, disks);
   }
 
-  async lockPaused(serverId: ServerId, disks: readonly DiskSpec[]): Promise<readonly DiskId[]> {
-    const { lockOnPause, hypervisor } = this.#parts;
-    if (!lockOnPause || (await hypervisor.state(serverId)) !== 'paused') return [];
-    const wiped = disks.filter((disk) => this.#encrypts(disk));
-    for (const disk of wiped) await this.#disks.encryptor(disk).suspend?.(disk);
-    crashPoint('agent.lock-paused.wiped');
-    return wiped.map(({ id }) => id);
+  lockPaused(serverId: ServerId, disks: readonly DiskSpec[]): Promise<readonly DiskId[]> {
+    return this.#paused.lock(serverId, disks);
   }
 
-  async lockedWhilePaused(serverId: ServerId): Promise<readonly DiskId[]> {
-    const { mappings } = this.#parts;
-    if (mappings === null) return [];
-    const suspended = (await mappings.list()).filter(({ isSuspended }) => isSuspended);
-    if (suspended.length === 0) return [];
-    const inUse = await this.#guests.pathsInUse([serverId]);
-    const isOurs = ({ ownerId, name }: Mapping) => ownerId === serverId || inUse.has(mappings.pathOf(name));
-    return suspended.filter(isOurs).map(({ diskId }) => diskId);
+  lockedWhilePaused(serverId: ServerId): Promise<readonly DiskId[]> {
+    return this.#paused.locked(serverId);
   }
 
   unlockPaused(disks: readonly DiskSpec[], keys: DiskKeys): Promise<void> {
-    return this.#parts.gate.admit(`Putting back keys of ${disks.length} disks`, async () => {
-      for (const disk of disks) {
-        const key = needKey(disk, keys.get(disk.id));
-        await this.#disks.encryptor(disk).resume?.(disk, await this.#disks.medium(disk), key);
-      }
-      crashPoint('agent.unlock-paused.put-back');
-    });
+    return this.#paused.unlock(disks, keys);
   }
 
-  async unpauseServer(serverId: ServerId): Promise<void> {
-    const [locked] = await this.lockedWhilePaused(serverId);
-    if (locked) throw new NightlatchError('disk-locked', { doing: `Unpausing server ${serverId}`, disk: locked });
-    await this.#parts.hypervisor.unpause(serverId);
+  unpauseServer(serverId: ServerId): Promise<void> {
+    return this.#paused.unpause(serverId);
   }
 
   consoleLog(serverId: ServerId, bytes: number): Promise<Buffer> {
@@ -365,7 +254,7 @@ export class LocalHostAgent implements HostAgent {
     const inUse = mappings === null ? null : await this.#guests.pathsInUse(domains.map(({ serverId }) => serverId));
     const opened = await mappings?.opened();
     const isStray = ({ name }: Mapping) => !opened?.has(name) || !inUse?.has(mappings?.pathOf(name) ?? '');
-    await this.#closeMappings('Locking strays', isStray);
+    await mappings?.closeEach('Locking strays', isStray);
     await clearScratch(runDirectory);
   }
 
@@ -400,28 +289,5 @@ export class LocalHostAgent implements HostAgent {
   /** What keeps new disks of servers. */
   #servers(): StorageDriver {
     return this.#disks.driver({ backend: null, storage: this.#parts.storage });
-  }
-
-  #withGuestDisks(
-    server: ServerSpec,
-    keys: DiskKeys,
-    act: (domain: DomainSpec, keys: readonly DomainKey[]) => Promise<void>,
-  ): Promise<void> {
-    return this.#parts.gate.admit(`Starting server ${server.id}`, () => this.#guests.unlockAndAct(server, keys, act));
-  }
-
-  async #closeMappings(doing: string, which: (mapping: Mapping) => boolean): Promise<void> {
-    const { mappings } = this.#parts;
-    for (const mapping of (await mappings?.list()) ?? []) {
-      if (which(mapping)) await mappings?.close(mapping.name, `${doing} ${mapping.ownerId}`);
-    }
-  }
-
-  #encrypts(disk: DiskSpec): boolean {
-    return disk.encryption !== null;
-  }
-
-  #suspends(disk: DiskSpec): boolean {
-    return this.#disks.encryptor(disk).suspend !== undefined;
   }
 }

@@ -113,6 +113,13 @@ export class Mappings {
     await dmsetup(['wipe_table', name], doing);
     await dmsetup(['remove', '--deferred', name], doing);
   }
+
+  /** Closes each that `which` names, one after another. */
+  async closeEach(doing: string, which: (mapping: Mapping) => boolean): Promise<void> {
+    for (const mapping of await this.list()) {
+      if (which(mapping)) await this.close(mapping.name, `${doing} ${mapping.ownerId}`);
+    }
+  }
 }
 
 /** Null: it is none of ours, or went while it was looked at. */

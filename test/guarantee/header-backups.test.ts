@@ -4,27 +4,31 @@ import { link, open, readdir, readFile, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Answer } from '#cli/cloud/client.ts';
-import type { DiskOwnerId, StorageFormat } from '#core/disk.ts';
 import type { HostPath } from '#core/ids.ts';
-import { asDisk, disksOf } from '#db/disks.ts';
+import { LUKS1_HEADER_BYTES, LUKS2_HEADER_BYTES } from '#core/sizes.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
 import type { HeaderRegion } from '#host/storage/storage-driver.ts';
 import { expectBooted } from '#test/support/boot-guest.ts';
+import { startOf } from '#test/support/encrypted-medium.ts';
 import { nightlatch } from '#test/support/nightlatch-command.ts';
 import { findStrays } from '#test/support/strays.ts';
+import { isOnLogicalVolumes } from '#test/support/volume-backends.ts';
 import { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
 
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
-const BACKENDS = '[volume_backends.files]\n[volume_backends.layered]\nvolume_driver = "qcow2"';
 
 /** A header that is lost comes back; a kept one lives no longer than the secret that opens it. */
-describe('the headers of volumes are kept', { timeout: 900_000 }, () => {
+describe('the headers of volumes are kept', { timeout: isOnLogicalVolumes ? 7_200_000 : 900_000 }, () => {
   let lab: VolumesAndServers;
   let flavor: string;
   let image: string;
   before(async () => {
-    lab = await VolumesAndServers.open({ imagesType: 'raw', shutdownTimeout: 0, more: BACKENDS });
+    lab = await VolumesAndServers.open({
+      imagesType: 'raw',
+      shutdownTimeout: 0,
+      backends: { files: 'raw', layered: 'qcow2' },
+    });
     await lab.addEncryptedType('raw', { volume_backend_name: 'files' });
     await lab.addEncryptedType('qcow2', { volume_backend_name: 'layered' });
     flavor = await lab.servers.addFlavor({ 'hw:ephemeral_encryption': 'true' }, { ephemeral: 0, swap: 0 });
@@ -41,15 +45,14 @@ describe('the headers of volumes are kept', { timeout: 900_000 }, () => {
       ({ version, secret, current }) => [version, secret, current] as const,
     );
   };
-  const diskOf = async (owner: string) => {
-    const [row] = await disksOf(lab.servers.db, owner as DiskOwnerId);
-    assert.ok(row);
-    return asDisk(row);
-  };
   const regionOf = async (volume: string): Promise<HeaderRegion> => {
-    const disk = await diskOf(volume);
+    const disk = await lab.diskOf(volume);
     const at = (name: string) => join(lab.servers.service.stateDirectory, name) as HostPath;
     const disksDirectory = at(`volumes/${disk.backend}`);
+    if (disk.storage === 'lvm') {
+      const length = disk.encryption === 'luksv2' ? LUKS2_HEADER_BYTES : LUKS1_HEADER_BYTES;
+      return { path: await lab.mediumOf(volume), offset: 0, length };
+    }
     if (disk.storage === 'raw') return await rawStorage({ disksDirectory }).headerRegion(disk);
     return await qcow2Storage({ disksDirectory, cacheDirectory: at('cache/storage') }).headerRegion(disk);
   };
@@ -59,7 +62,7 @@ describe('the headers of volumes are kept', { timeout: 900_000 }, () => {
     await file.write(fill(length - from), 0, length - from, offset + from);
   };
   const keptOf = async (owner: string): Promise<string[]> => {
-    const folder = join(lab.servers.service.stateDirectory, 'headers', (await diskOf(owner)).id);
+    const folder = join(lab.servers.service.stateDirectory, 'headers', (await lab.diskOf(owner)).id);
     return (await readdir(folder)).map((name) => join(folder, name));
   };
   const start = (server: string) => lab.servers.cloud.act(server, { 'os-start': null });
@@ -69,8 +72,10 @@ describe('the headers of volumes are kept', { timeout: 900_000 }, () => {
     assert.match(fault?.message ?? '', expected);
   };
 
-  for (const storage of (isWhole ? ['raw', 'qcow2'] : ['qcow2']) satisfies StorageFormat[]) {
-    test(`${storage}: a boot volume whose header is wiped is told, with the command that brings it back; then its guest boots`, async () => {
+  // On logical volumes there is one kind of backend, whatever its name.
+  const backends = isOnLogicalVolumes ? ['raw'] : isWhole ? ['raw', 'qcow2'] : ['qcow2'];
+  for (const storage of backends) {
+    test(`${isOnLogicalVolumes ? 'lvm' : storage}: a boot volume whose header is wiped is told, with the command that brings it back; then its guest boots`, async () => {
       const volume = await lab.addVolume({ name: `root ${storage}`, volume_type: storage, imageRef: image });
       const secret = await lab.secretOf(volume);
       assert.deepEqual(await versions(volume), [[1, secret, true]]);
@@ -152,7 +157,7 @@ describe('the headers of volumes are kept', { timeout: 900_000 }, () => {
     assert.equal(code, 1);
     assert.match(stderr, /does not have version 1/);
     const { path, offset, length } = await regionOf(volume);
-    assert.ok((await readFile(path)).subarray(offset, offset + length).equals(Buffer.alloc(length)));
+    assert.ok((await startOf(path, offset + length)).subarray(offset).equals(Buffer.alloc(length)));
     const missing = await header('restore', volume, '7');
     assert.match(missing.stderr, /no header backup of version 7/);
     assert.equal((await header('restore', volume, 'last')).code, 2);

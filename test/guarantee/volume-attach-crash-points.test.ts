@@ -3,7 +3,6 @@ import { after, before, describe, test } from 'node:test';
 import { GIB } from '#core/sizes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { volumeOperations } from '#operations/durable-volume-operations.ts';
-import { command } from '#test/support/command.ts';
 import { findStrays } from '#test/support/strays.ts';
 import { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
 
@@ -48,16 +47,6 @@ describe('a crash at any point of what is done to volumes of a guest', { timeout
   after(() => lab[Symbol.asyncDispose]());
 
   const path = () => `/v2.1/servers/${server}/os-volume_attachments`;
-  const virsh = (...args: string[]) => {
-    const socket = encodeURIComponent(`${lab.servers.service.stateDirectory}/run/lv/run/libvirt-sock`);
-    return command('virsh', ['--quiet', '--connect', `qemu+unix:///system?socket=${socket}`, ...args]);
-  };
-  /** As large as the guest has it. */
-  const seenBytes = async (volume: string): Promise<number> => {
-    const [domain = ''] = virsh('list', '--name').trim().split('\n');
-    const [{ device }] = (await lab.show('volume', volume)).attachments;
-    return Number(/Capacity:\s+(\d+)/.exec(virsh('domblkinfo', domain, device.replace('/dev/', '')))?.[1]);
-  };
   const act = async (action: object, status: string) => {
     await lab.servers.cloud.act(server, action);
     await lab.servers.cloud.waitForStatus(server, status);
@@ -71,13 +60,13 @@ describe('a crash at any point of what is done to volumes of a guest', { timeout
       const body = { volumeAttachment: { volumeId: volume } };
       await lab.crashAt(attach, () => lab.servers.cloud.expect('compute', 'POST', path(), { body }));
       await lab.reach('volume', volume, 'in-use');
-      assert.equal(await seenBytes(volume), GIB);
+      assert.equal(await lab.bytesInGuest(volume), GIB);
       assert.deepEqual(await findStrays(lab.servers.service), []);
 
       await lab.crashAt(extend, () => lab.must('POST', `/volumes/${volume}/action`, { 'os-extend': { new_size: 2 } }));
       await lab.reach('volume', volume, 'in-use');
       assert.equal((await lab.show('volume', volume)).size, 2);
-      assert.equal(await seenBytes(volume), 2 * GIB);
+      assert.equal(await lab.bytesInGuest(volume), 2 * GIB);
       assert.deepEqual(await findStrays(lab.servers.service), []);
 
       // A guest that is off lets volumes go at once.

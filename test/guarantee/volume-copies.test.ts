@@ -4,7 +4,10 @@ import { readdir, readFile } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { SecretId } from '#core/ids.ts';
+import { LUKS1_HEADER_BYTES, LUKS2_HEADER_BYTES } from '#core/sizes.ts';
+import { startOf } from '#test/support/encrypted-medium.ts';
 import { findStrays } from '#test/support/strays.ts';
+import { isOnLogicalVolumes } from '#test/support/volume-backends.ts';
 import { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
@@ -12,7 +15,7 @@ const BYTE = 0xa5;
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
 
 /** Copies of a volume that a server has: with the keys that its type asks for, and of one moment. */
-describe('a copy of a volume that a server has', { timeout: 600_000 }, () => {
+describe('a copy of a volume that a server has', { timeout: isOnLogicalVolumes ? 7_200_000 : 600_000 }, () => {
   let lab: VolumesAndServers;
   let server: string;
   let source: string;
@@ -62,8 +65,11 @@ describe('a copy of a volume that a server has', { timeout: 600_000 }, () => {
     return spawnSync('sh', [...shell, await lab.mediumOf(volume)], { input }).status === 0;
   };
   /** The ciphertext of what was written to the source. */
-  const written = async (volume: string) =>
-    (await readFile(await lab.mediumOf(volume))).subarray(4040 * 512, 4040 * 512 + 65_536);
+  const written = async (volume: string) => {
+    const { path, encryption } = await lab.fileOf(volume);
+    const header = encryption === 'luksv2' ? LUKS2_HEADER_BYTES : LUKS1_HEADER_BYTES;
+    return (await startOf(path, header + 65_536)).subarray(header);
+  };
   const holdsTheSame = async (volume: string) => lab.holds(await lab.fileOf(volume), await secretOf(volume), BYTE);
 
   for (const [status, prepare] of [
@@ -150,11 +156,13 @@ describe('a copy of a volume that a server has', { timeout: 600_000 }, () => {
     return found;
   };
 
-  /** The process that copies from one unlocked disk of this service to another. */
+  /** The process that copies from one unlocked disk of this service to another: through QEMU's, or the kernel's. */
   const copying = async (): Promise<number | null> => {
     for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
       const [program = '', ...args] = (await readFile(`/proc/${pid}/cmdline`, 'latin1').catch(() => '')).split('\0');
-      const unlocked = args.filter((arg) => arg.startsWith(lab.servers.service.stateDirectory));
+      const isUnlocked = (arg: string) =>
+        arg.startsWith(lab.servers.service.stateDirectory) || arg.startsWith('/dev/mapper/nl-');
+      const unlocked = args.filter(isUnlocked);
       if (program.endsWith('qemu-img') && args[0] === 'convert' && unlocked.length === 2) return Number(pid);
     }
     return null;

@@ -247,8 +247,7 @@ function pointsOf(name: string, inner: readonly string[]): string[] {
 describe('a crash at any point of what is done to volumes', { timeout: 21_600_000 }, () => {
   let lab: VolumesAndServers;
   before(async () => {
-    const more = '[volume_backends.files]\n[volume_backends.small]\nvolume_driver = "qcow2"';
-    lab = await VolumesAndServers.open({ more });
+    lab = await VolumesAndServers.open({ backends: { files: 'raw', small: 'qcow2' } });
     await lab.addEncryptedType('secret', { volume_backend_name: 'files' });
     await lab.addEncryptedType('small', { volume_backend_name: 'small' });
     await lab.addEncryptedType('anywhere');
@@ -268,7 +267,8 @@ describe('a crash at any point of what is done to volumes', { timeout: 21_600_00
           await lab.reach(kind, id, status);
         }
         // Some go on without a status of their own; the search says at last what was left.
-        await waitUntil('it has ended', async () => !(await isUnderWay(lab))).catch(() => {});
+        const patience = 10_000 * lab.servers.service.patience;
+        await waitUntil('it has ended', async () => !(await isUnderWay(lab)), patience).catch(() => {});
         assert.deepEqual(await findStrays(lab.servers.service), []);
         for (const [kind, called, status] of ends) {
           if (status === 'gone' || kind === 'backup') continue;

@@ -31,7 +31,7 @@ const steps = reencryptVolume({} as OperationContext).steps.flatMap(({ name }) =
   `reencrypt-volume.${name}.after`,
 ]);
 /** Of these only what was written is mirrored. */
-const FILES = '[volume_backends.files]\nvolume_driver = "qcow2"\n';
+const backends = { files: 'qcow2' } as const;
 const KIB_OF_NOISE = 16 * 1024;
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
 const alone = isWhole ? [...steps, ...inner] : inner.slice(2, 3);
@@ -45,7 +45,7 @@ describe('a crash while the data of a volume moves under a guest', { timeout: 7_
   let writer: GuestWriter;
   let boots = 1;
   before(async () => {
-    lab = await VolumesAndServers.open({ imagesType: 'qcow2', shutdownTimeout: 5, more: FILES });
+    lab = await VolumesAndServers.open({ imagesType: 'qcow2', shutdownTimeout: 5, backends });
     await lab.addEncryptedType('secret');
     const image = await lab.servers.cloud.uploadImage('guest', (await testGuestImage()).path, 'raw');
     const flavor = await lab.servers.addFlavor({}, { ram: 128, ephemeral: 0, swap: 0 });

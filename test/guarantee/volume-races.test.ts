@@ -1,21 +1,25 @@
 import assert from 'node:assert/strict';
-import { mkdir, readdir, rename, rmdir, stat, truncate } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rmdir, stat, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Answer } from '#cli/cloud/client.ts';
 import type { VolumeId } from '#core/ids.ts';
+import { command } from '#test/support/command.ts';
 import { findStrays } from '#test/support/strays.ts';
+import { isOnLogicalVolumes } from '#test/support/volume-backends.ts';
 import { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
-const BACKENDS = '[volume_backends.files]\n[volume_backends.layered]\nvolume_driver = "qcow2"';
-
 /** Two requests at once on one volume: exactly one wins, the other gets the documented error, and nothing is left over. */
-describe('of two requests at once on one volume', { timeout: 600_000 }, () => {
+describe('of two requests at once on one volume', { timeout: isOnLogicalVolumes ? 7_200_000 : 600_000 }, () => {
   let lab: VolumesAndServers;
   let server: string;
   before(async () => {
-    lab = await VolumesAndServers.open({ imagesType: 'qcow2', shutdownTimeout: 0, more: BACKENDS });
+    lab = await VolumesAndServers.open({
+      imagesType: 'qcow2',
+      shutdownTimeout: 0,
+      backends: { files: 'raw', layered: 'qcow2' },
+    });
     await lab.addEncryptedType('secret', { volume_backend_name: 'files' });
     const flavor = await lab.servers.addFlavor({ 'hw:ephemeral_encryption': 'true' });
     server = await lab.servers.create(flavor, await lab.servers.addBootImage());
@@ -164,7 +168,7 @@ describe('of two requests at once on one volume', { timeout: 600_000 }, () => {
     assert.ok(answers.every((answer) => won(answer) || answer.status === 400));
     const isAttached = answers[2] && won(answers[2]);
     await lab.reach('volume', volume, isAttached ? 'in-use' : 'available');
-    await waitUntil('it has ended', async () => !(await isBusy(volume)));
+    await waitUntil('it has ended', async () => !(await isBusy(volume)), 10_000 * lab.servers.service.patience);
     assert.deepEqual(await findStrays(lab.servers.service), []);
     if (isAttached) await lab.detach(server, volume);
     await lab.delete('volume', volume);
@@ -201,9 +205,8 @@ describe('of two requests at once on one volume', { timeout: 600_000 }, () => {
     test('a copy that fails leaves no secret: clone, snapshot, backup, retype, and a restore from a damaged backup', async () => {
       const volume = await fresh();
       const backup = await lab.addBackup(volume, { name: 'safe' });
-      const medium = await lab.mediumOf(volume);
       const before = await lab.countSecrets();
-      await rename(medium, `${medium}.away`);
+      const medium = await putAway(await lab.mediumOf(volume));
       const failing = [
         ['volume', await lab.must('POST', '/volumes', { volume: { name: 'clone', source_volid: volume } })],
         ['snapshot', await lab.must('POST', '/snapshots', { snapshot: { volume_id: volume } })],
@@ -218,7 +221,7 @@ describe('of two requests at once on one volume', { timeout: 600_000 }, () => {
       await lab.reach('volume', volume, 'available');
       assert.match((await lab.show('volume', volume))['os-vol-host-attr:host'], /#files$/);
       assert.equal(await lab.countSecrets(), before);
-      await rename(`${medium}.away`, medium);
+      await medium[Symbol.asyncDispose]();
 
       const folder = join(lab.servers.service.stateDirectory, 'backups', backup);
       const objects = await readdir(folder, { recursive: true, withFileTypes: true });
@@ -250,13 +253,10 @@ describe('of two requests at once on one volume', { timeout: 600_000 }, () => {
     assert.deepEqual(await findStrays(lab.servers.service), []);
 
     const stuck = await fresh();
-    const medium = await lab.mediumOf(stuck);
-    await rename(medium, `${medium}.away`);
-    await mkdir(medium);
+    const held = await keepFromRemoval(await lab.mediumOf(stuck));
     await lab.must('DELETE', `/volumes/${stuck}`);
     await assert.rejects(lab.reach('volume', stuck, 'gone'), /is error_deleting/);
-    await rmdir(medium);
-    await rename(`${medium}.away`, medium);
+    await held[Symbol.asyncDispose]();
     await lab.must('POST', `/volumes/${stuck}/action`, { 'os-reset_status': { status: 'error' } });
     await lab.delete('volume', stuck);
     assert.deepEqual(await findStrays(lab.servers.service), []);
@@ -290,6 +290,30 @@ describe('of two requests at once on one volume', { timeout: 600_000 }, () => {
     assert.deepEqual(await findStrays(lab.servers.service), []);
   });
 });
+
+/** A medium is not where it was, until the scope ends. */
+async function putAway(path: string): Promise<AsyncDisposable> {
+  const away = `${path}.away`;
+  const move = async (from: string, to: string) => {
+    if (isOnLogicalVolumes) command('lvrename', [from, to]);
+    else await rename(from, to);
+  };
+  await move(path, away);
+  return { [Symbol.asyncDispose]: () => move(away, path) };
+}
+
+/** Nobody can remove a medium until the scope ends: a folder is in its place, or it is open. */
+async function keepFromRemoval(path: string): Promise<AsyncDisposable> {
+  if (isOnLogicalVolumes) return await open(path, 'r');
+  const medium = await putAway(path);
+  await mkdir(path);
+  return {
+    async [Symbol.asyncDispose]() {
+      await rmdir(path);
+      await medium[Symbol.asyncDispose]();
+    },
+  };
+}
 
 async function largestOf(paths: readonly string[]): Promise<string> {
   const sized = await Promise.all(paths.map(async (path) => ({ path, size: (await stat(path)).size })));

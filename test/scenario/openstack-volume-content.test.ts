@@ -28,9 +28,8 @@ describe('the content of a volume', { timeout: 600_000 }, () => {
 
   before(async () => {
     // Encrypted qcow2 files are as large as what was written to them, so that copies take no time.
-    const more = '[volume_backends.files]\nvolume_driver = "qcow2"';
     const defaults = `image_size_cap = ${IMAGE_SIZE_CAP}\nenable_force_upload = true`;
-    lab = await VolumesAndServers.open({ more, defaults });
+    lab = await VolumesAndServers.open({ backends: { files: 'qcow2' }, defaults });
     await lab.addEncryptedType('secret');
     openstack = openStackClient(lab.servers.service.stateDirectory, CLOUD_NAME);
     base = await addImage('base', FIRST, { hw_rng_model: 'virtio' });

@@ -4,15 +4,16 @@ import { after, before, describe, it } from 'node:test';
 import { MIB } from '#core/sizes.ts';
 import { CLOUD_NAME } from '#main/clouds-yaml.ts';
 import { CloudShell, shellUserData } from '#test/support/cloud-shell.ts';
+import { startOf } from '#test/support/encrypted-medium.ts';
 import { testGuestImage } from '#test/support/guest-image.ts';
 import { GuestWriter } from '#test/support/guest-writer.ts';
 import { nightlatch } from '#test/support/nightlatch-command.ts';
 import { type OpenStackClient, openStackClient } from '#test/support/openstack-client.ts';
 import { findStrays } from '#test/support/strays.ts';
-import { startOf, VolumesAndServers } from '#test/support/volumes-and-servers.ts';
+import { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
-const BACKENDS = '[volume_backends.slow]\n[volume_backends.fast]\nvolume_driver = "qcow2"\n';
+const backends = { slow: 'raw', fast: 'qcow2' } as const;
 
 /** In the LUKS1 header, wherever it lies, bytes 112 to 131: mk-digest. See its specification, 2.1. */
 function volumeKeyDigest(medium: Buffer): Buffer {
@@ -33,7 +34,7 @@ describe('a volume that a guest has', { timeout: 900_000 }, () => {
   let writer: GuestWriter;
 
   before(async () => {
-    lab = await VolumesAndServers.open({ imagesType: 'qcow2', shutdownTimeout: 5, more: BACKENDS });
+    lab = await VolumesAndServers.open({ imagesType: 'qcow2', shutdownTimeout: 5, backends });
     openstack = openStackClient(lab.servers.service.stateDirectory, CLOUD_NAME);
     // Of a qcow2 file only what was written is mirrored.
     await lab.addEncryptedType('secret', { volume_backend_name: 'fast' });

@@ -8,15 +8,17 @@ import { command } from '#test/support/command.ts';
 /**
  * A guest of 512 bytes, up in a fraction of a second. On the first serial port it prints `READY` and a line feed, and
  * then obeys one letter at a time: `n` prints the next letter of the alphabet, counted in its memory; `w` writes that
- * memory to the second sector of its first disk, `l` loads it from there, and both print `k` when that went well; `p`
- * powers off; `r` resets; `f` prints `f` for ever. It powers off when the power button is pressed (ACPI).
+ * memory to the second sector of its first disk, `l` loads it from there, and both print `k` when that went well; `e`
+ * lets go of every device that the host wants back, and prints `k`; `p` powers off; `r` resets; `f` prints `f` for ever. It
+ * powers off when the power button is pressed (ACPI).
  *
- * x86 real mode; ports 600h, 602h, 604h are the q35's ACPI power management registers as SeaBIOS sets them up.
+ * x86 real mode; ports 600h, 602h, 604h are the q35's ACPI power management registers as SeaBIOS sets them up, 0cc4h to
+ * 0cd0h those for taking devices out (QEMU's docs/specs/acpi_pci_hotplug).
  */
 const code = `
   fa 31c0 8ed8 8ed0 bc007c      cli; ds = ss = 0; sp = 7c00h
   ba0206 b80001 ef              out 602h, 100h: let the power button be seen
-  bea17c                        si = message
+  becd7c                        si = message
   ac 84c0 7405 e84e00 ebf6      say: put every letter until zero
   c606007e61 fb                 [7e00h] = 'a'; interrupts on
   f4                            wait: sleep until the timer's next tick
@@ -32,10 +34,17 @@ const code = `
   88c4 bafd03 ec a820 74fb      put: until the transmitter is ready
   88e0 baf803 ee c3             send, return
   b403 3c77 7406                disk: w: write
-  b402 3c6c 759d                l: read; not l: wait
+  b402 3c6c 751a                l: read; not l: go to eject
   b001 1e07 bb007e              one sector, at 7e00h
   b90200 ba8000 cd13            of the first disk, the second sector
   b06b 7302 b021 e8cbff eb83    put k, or ! when it failed; wait
+  3c65 0f857dff                 eject: e; not e: wait
+  31c9                          bus 0
+  bad00c 660fb7c1 66ef          which bus: out 0cd0h
+  b2c4 66ed                     what it is asked to let go of: in 0cc4h
+  6685c0 7404 b2c8 66ef         something: it has let go, out 0cc8h
+  41 80f940 72e4               64 buses
+  b06b e8a0ff e957ff            put k, wait
 `;
 
 /** The boot sector, 512 bytes. */

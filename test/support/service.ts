@@ -9,6 +9,7 @@ import type { StorageFormat } from '#core/disk.ts';
 import { readCloudsYaml } from '#main/clouds-yaml.ts';
 import { destroyState } from '#test/support/destroy-state.ts';
 import { programEnvironment } from '#test/support/program-environment.ts';
+import { backendLines, backendsUnderTest, type VolumeBackends } from '#test/support/volume-backends.ts';
 import { clearVolumeGroup, thinPool, volumeGroup } from '#test/support/volume-group.ts';
 
 export type ServiceOptions = {
@@ -24,6 +25,8 @@ export type ServiceOptions = {
   readonly localHost?: boolean;
   /** More lines of the group `libvirt`, then whole groups. */
   readonly more?: string;
+  /** Where volumes lie. When absent, in the one place that there is by default. */
+  readonly backends?: VolumeBackends;
   /** Called with the state directory, which does not exist yet, before the first start. */
   readonly prepare?: (stateDirectory: string) => Promise<void>;
   /** A command line that, with another put after it, ends by becoming that (`exec`). */
@@ -53,21 +56,27 @@ export class TestService implements AsyncDisposable {
   url = '';
   #child: ChildProcess | null = null;
   readonly imagesType: StorageFormat;
+  readonly backends: VolumeBackends;
   readonly #wrapper: readonly string[];
   readonly #isKept: boolean;
 
-  private constructor(directory: string, isKept: boolean, imagesType: StorageFormat, wrapper: readonly string[]) {
+  private constructor(directory: string, { home, imagesType, backends, wrapper }: ServiceOptions) {
     this.directory = directory;
-    this.#isKept = isKept;
-    this.imagesType = imagesType;
-    this.#wrapper = wrapper;
+    this.#isKept = home !== undefined;
+    this.imagesType = imagesType ?? imagesTypeUnderTest;
+    this.backends = backendsUnderTest(backends);
+    this.#wrapper = wrapper ?? [];
     this.configFile = join(directory, 'nightlatch.toml');
     this.logFile = join(directory, 'service.log');
   }
 
   /** By how much everything may take longer: on logical volumes a second kernel runs it, where a new process is dear. */
   get patience(): number {
-    return this.imagesType === 'lvm' ? 6 : 1;
+    return this.hasLogicalVolumes ? 6 : 1;
+  }
+
+  get hasLogicalVolumes(): boolean {
+    return this.imagesType === 'lvm' || Object.values(this.backends).includes('lvm');
   }
 
   get stateDirectory(): string {
@@ -82,8 +91,7 @@ export class TestService implements AsyncDisposable {
     // A short path: the sockets below it have at most 107 characters.
     const directory = options.home ?? (await mkdtemp('/var/tmp/nl-'));
     await chmod(directory, 0o711);
-    const imagesType = options.imagesType ?? imagesTypeUnderTest;
-    const service = new TestService(directory, options.home !== undefined, imagesType, options.wrapper ?? []);
+    const service = new TestService(directory, options);
     await writeFile(service.configFile, configText(service, options));
     try {
       await options.prepare?.(service.stateDirectory);
@@ -178,19 +186,15 @@ export class TestService implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.end('SIGKILL');
     await destroyState(this.stateDirectory);
-    if (this.imagesType === 'lvm') await clearVolumeGroup();
+    if (this.hasLogicalVolumes) await clearVolumeGroup();
     if (!this.#isKept) await rm(this.directory, { recursive: true, force: true });
   }
 }
 
-const volumeOptions = [
-  `images_volume_group = "${volumeGroup}"`,
-  `images_thin_pool = "${thinPool}"`,
-  `luks_engine = "${luksEngineUnderTest}"`,
-];
+const groupOptions = [`images_volume_group = "${volumeGroup}"`, `images_thin_pool = "${thinPool}"`];
 
 function configText(
-  { stateDirectory, imagesType }: TestService,
+  { stateDirectory, imagesType, backends, hasLogicalVolumes }: TestService,
   { shutdownTimeout, localHost, defaults, more }: ServiceOptions,
 ): string {
   return [
@@ -204,9 +208,11 @@ function configText(
     'listen = "127.0.0.1:0"',
     '[libvirt]',
     `images_type = "${imagesType}"`,
-    ...(imagesType === 'lvm' ? volumeOptions : []),
+    ...(imagesType === 'lvm' ? groupOptions : []),
+    ...(hasLogicalVolumes ? [`luks_engine = "${luksEngineUnderTest}"`] : []),
     'virt_type = "qemu"',
     more ?? '',
+    ...backendLines(backends),
   ].join('\n');
 }
 

@@ -105,7 +105,10 @@ export async function findStrays(
   const inFiles = onHost.filter(({ storage }) => storage !== 'lvm');
   if (files.length !== inFiles.length)
     strays.push(`${files.length} files for ${inFiles.length} disks: ${files.join(', ')}`);
-  if (service.imagesType === 'lvm') strays.push(...(await findVolumeStrays(onHost, leases)));
+  if (service.hasLogicalVolumes) {
+    const onVolumes = onHost.filter(({ storage }) => storage === 'lvm');
+    strays.push(...(await findVolumeStrays(onVolumes, leases)));
+  }
   strays.push(...(await headerStrays(hostDirectory, disks)));
   strays.push(...(await unlockedDisks(hostDirectory)).map((id) => `disk ${id} is unlocked`));
   strays.push(...(await libvirtSecrets(hostDirectory)).map((usage) => `libvirt keeps the secret ${usage}`));

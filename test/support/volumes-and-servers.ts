@@ -1,26 +1,24 @@
-import { spawnSync } from 'node:child_process';
-import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Answer, JsonObject } from '#cli/cloud/client.ts';
-import type { DiskOwnerId, StorageFormat } from '#core/disk.ts';
-import { describeError } from '#core/errors.ts';
+import { GuestConsole } from '#cli/cloud/guest-console.ts';
+import type { Disk, DiskOwnerId } from '#core/disk.ts';
 import type { HostPath, ProjectId, SecretId } from '#core/ids.ts';
 import { asDisk, disksOf } from '#db/disks.ts';
-import { readUpTo } from '#host/files.ts';
 import { diskFile } from '#host/storage/disk-file.ts';
 import { LocalKeyStore } from '#keys/local/key-store.ts';
 import { readRootKey } from '#keys/local/root-key.ts';
+import { command } from '#test/support/command.ts';
+import { type EncryptedMedium, inClear, opensMedium } from '#test/support/encrypted-medium.ts';
 import { ServerLab } from '#test/support/server-lab.ts';
 import type { ServiceOptions } from '#test/support/service.ts';
+import { providerUnderTest } from '#test/support/volume-backends.ts';
+import { lookAtVolume } from '#test/support/volume-group.ts';
+import { waitUntil } from '#test/support/wait.ts';
 
 /** What block storage has. */
 export type Kind = 'volume' | 'snapshot' | 'backup';
 
-/** A file that is LUKS, or qcow2 with LUKS inside. */
-export type EncryptedFile = { readonly path: string; readonly format: StorageFormat };
-
-const HEADER_BYTES = 4 * 1024 * 1024;
 /** How much of a disk a pattern covers. */
 export const PATTERN_BYTES = 64 * 1024;
 /** Tenths of a second: a whole volume is encrypted while a test waits. */
@@ -58,7 +56,7 @@ export class VolumesAndServers implements AsyncDisposable {
   }
 
   /** A volume type whose volumes are encrypted. */
-  async addEncryptedType(name: string, extraSpecs: JsonObject = {}, provider = 'luks'): Promise<void> {
+  async addEncryptedType(name: string, extraSpecs: JsonObject = {}, provider = providerUnderTest): Promise<void> {
     const { volume_type: type } = await this.must('POST', '/types', { volume_type: { name, extra_specs: extraSpecs } });
     const encryption = { provider, cipher: 'aes-xts-plain64', key_size: 256, control_location: 'front-end' };
     await this.must('POST', `/types/${type.id}/encryption`, { encryption });
@@ -135,17 +133,46 @@ export class VolumesAndServers implements AsyncDisposable {
     await this.reach('volume', volumeId, 'available');
   }
 
-  /** Where the disk of a volume or a snapshot lies in a backend of files. */
+  /** As `detach`, from a running guest of the boot sector, which has to be told to let go. */
+  async detachFromGuest(serverId: string, volumeId: string): Promise<void> {
+    const { cloud, service } = this.servers;
+    await cloud.expect('compute', 'DELETE', `/v2.1/servers/${serverId}/os-volume_attachments/${volumeId}`);
+    using guest = await GuestConsole.open(await cloud.serialConsoleUrl(serverId));
+    const isFree = async () => {
+      await guest.exchange('e', /k/);
+      return (await this.show('volume', volumeId)).status === 'available';
+    };
+    await waitUntil(`volume ${volumeId} is available`, isFree, 20_000 * service.patience);
+  }
+
+  /** As large as a guest has a volume, as its libvirt tells. */
+  async bytesInGuest(volumeId: string): Promise<number> {
+    const socket = encodeURIComponent(`${this.servers.service.stateDirectory}/run/lv/run/libvirt-sock`);
+    const virsh = (...args: string[]) =>
+      command('virsh', ['--quiet', '--connect', `qemu+unix:///system?socket=${socket}`, ...args]);
+    const [domain = ''] = virsh('list', '--name').trim().split('\n');
+    const [{ device }] = (await this.show('volume', volumeId)).attachments;
+    return Number(/Capacity:\s+(\d+)/.exec(virsh('domblkinfo', domain, device.replace('/dev/', '')))?.[1]);
+  }
+
+  /** Where the disk of a volume or a snapshot lies. @throws when it lies on a logical volume of another size. */
   async mediumOf(owner: string): Promise<HostPath> {
-    const [row] = await disksOf(this.servers.db, owner as DiskOwnerId);
-    if (!row) throw new Error(`${owner} has no disk`);
-    return diskFile(join(this.servers.service.stateDirectory, 'volumes', row.backend ?? ''), asDisk(row));
+    return (await this.fileOf(owner)).path;
   }
 
   /** The same, with how it lies there. */
-  async fileOf(owner: string): Promise<EncryptedFile> {
+  async fileOf(owner: string): Promise<EncryptedMedium & { readonly path: HostPath }> {
+    const disk = await this.diskOf(owner);
+    const folder = join(this.servers.service.stateDirectory, 'volumes', disk.backend ?? '');
+    const path = disk.storage === 'lvm' ? (await lookAtVolume(disk)).path : diskFile(folder, disk);
+    return { path, format: disk.storage, ...(disk.encryption === null ? {} : { encryption: disk.encryption }) };
+  }
+
+  /** The disk of a volume or a snapshot. */
+  async diskOf(owner: string): Promise<Disk> {
     const [row] = await disksOf(this.servers.db, owner as DiskOwnerId);
-    return { path: await this.mediumOf(owner), format: row?.storage ?? 'raw' };
+    if (!row) throw new Error(`${owner} has no disk`);
+    return asDisk(row);
   }
 
   /** The secret of a volume or a snapshot; null: it has none. */
@@ -154,22 +181,22 @@ export class VolumesAndServers implements AsyncDisposable {
     return row?.secret_id ?? null;
   }
 
-  /** Whether a stored secret opens a disk: a raw one by cryptsetup, which may be told by its path, another by QEMU. */
-  opens(secretId: SecretId, disk: string | EncryptedFile): Promise<boolean> {
-    const file = typeof disk === 'string' ? { path: disk, format: 'raw' as const } : disk;
-    const opens = file.format === 'qcow2' ? opensQcow2 : opensHeader;
-    return this.withSecret(secretId, (key) => opens(key, file.path));
+  /** Whether a stored secret opens a disk; one that starts with its LUKS header may be told by its path. */
+  opens(secretId: SecretId, disk: string | EncryptedMedium): Promise<boolean> {
+    const medium = typeof disk === 'string' ? { path: disk, format: 'raw' as const } : disk;
+    return this.withSecret(secretId, (key) => opensMedium(key, medium));
   }
 
-  /** Whether an encrypted file holds this byte over and over, in clear, from its start. @throws when the secret opens it not. */
-  holds(file: EncryptedFile, secretId: SecretId, byte: number): Promise<boolean> {
-    const command = `read -P ${byte} 0 ${PATTERN_BYTES}`;
-    return this.withSecret(secretId, (key) => !/verification failed/.test(inClear(key, file, command)));
+  /** Whether a disk holds this byte over and over, in clear, from its start; null: it is not encrypted. @throws when the secret opens it not. */
+  async holds(medium: EncryptedMedium, secretId: SecretId | null, byte: number): Promise<boolean> {
+    const read = (key: Uint8Array | null) => inClear(key, medium, `read -P ${byte} 0 ${PATTERN_BYTES}`);
+    const told = secretId === null ? read(null) : await this.withSecret(secretId, read);
+    return !/verification failed/.test(told);
   }
 
-  /** Fills the start of an encrypted file with this byte, as a guest does. */
-  async fill(file: EncryptedFile, secretId: SecretId, byte: number, length = PATTERN_BYTES): Promise<void> {
-    await this.withSecret(secretId, (key) => inClear(key, file, `write -P ${byte} 0 ${length}`));
+  /** Fills the start of an encrypted disk with this byte, as a guest does. */
+  async fill(medium: EncryptedMedium, secretId: SecretId, byte: number, length = PATTERN_BYTES): Promise<void> {
+    await this.withSecret(secretId, (key) => inClear(key, medium, `write -P ${byte} 0 ${length}`));
   }
 
   /** Lends a stored secret to a test that looks what it opens. */
@@ -194,45 +221,4 @@ export class VolumesAndServers implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.servers[Symbol.asyncDispose]();
   }
-}
-
-/** Whether this passphrase opens a LUKS disk that lies raw in a file. */
-export function opensHeader(passphrase: Uint8Array, path: string): boolean {
-  const test = ['open', '--test-passphrase', '--key-file=-', path];
-  const { status, stderr } = spawnSync('cryptsetup', test, { input: passphrase, encoding: 'utf8' });
-  if (status === 0) return true;
-  // cryptsetup(8): no permission, that is a wrong passphrase.
-  if (status === 2) return false;
-  throw new Error(`cryptsetup ended with ${status}: ${stderr}`);
-}
-
-function opensQcow2(passphrase: Uint8Array, path: string): boolean {
-  try {
-    inClear(passphrase, { path, format: 'qcow2' }, 'length');
-    return true;
-  } catch (error) {
-    if (/Invalid password/.test(describeError(error))) return false;
-    throw error;
-  }
-}
-
-/** Runs one command of qemu-io on what an encrypted file holds in clear; returns what it prints. */
-function inClear(passphrase: Uint8Array, { path, format }: EncryptedFile, command: string): string {
-  const inLayer = format === 'qcow2' ? 'encrypt.' : '';
-  const layer = format === 'qcow2' ? 'driver=qcow2,encrypt.format=luks' : 'driver=luks';
-  const options = `${layer},${inLayer}key-secret=key,file.filename=${path}`;
-  // QEMU opens a pipe by that name, and not the socket that a child of Node has there.
-  // What is only read may be open in a guest.
-  const sharing = command.startsWith('write') ? [] : ['--read-only', '--force-share'];
-  const shell = ['-c', 'cat | exec qemu-io "$@"', 'sh', ...sharing, '-c', command, '--image-opts', options];
-  const secret = ['--object', 'secret,id=key,file=/dev/stdin'];
-  const { status, stderr, stdout } = spawnSync('sh', [...shell, ...secret], { input: passphrase, encoding: 'utf8' });
-  if (status === 0 || /verification failed/.test(stdout)) return stdout;
-  throw new Error(`qemu-io ended with ${status}: ${stderr}${stdout}`);
-}
-
-/** The first bytes of a medium, header included. */
-export async function startOf(path: string): Promise<Buffer> {
-  await using file = await open(path, 'r');
-  return await readUpTo(file, HEADER_BYTES, 0);
 }

@@ -9,6 +9,7 @@ import type { MappingOptions } from '#host/encryption/dm-crypt/opening.ts';
 import { plainEncryptor, plainNote } from '#host/encryption/dm-crypt/plain.ts';
 import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import { grantPrivilege } from '#host/grant.ts';
+import { headerInFile } from '#host/storage/header-file.ts';
 import { defaultClearing } from '#host/storage/lvm/clear.ts';
 import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { someDisk, tell } from '#test/support/disk-lab.ts';
@@ -49,7 +50,8 @@ export async function measureVolumes(volumeGroup: string, aim: Aim, progress: Pr
     undo.defer(() => driver.delete(disk));
     await driver.create(disk, null);
     const attachment = driver.attachment(disk);
-    if (encryption === null) return [disk, { attachment, header: { path: attachment.path, offset: 0, length: 0 } }];
+    if (encryption === null)
+      return [disk, { attachment, header: headerInFile({ path: attachment.path, offset: 0, length: 0 }) }];
     const medium = { attachment, header: await driver.headerRegion(disk) };
     await encryptorsWith({})[encryption === 'plain' ? 'plain' : 'luksv2'].format(disk, medium, key);
     return [disk, medium];

@@ -31,9 +31,10 @@ import {
 const WORKER = fileURLToPath(new URL('../support/disk-worker.ts', import.meta.url));
 const code = (expected: string) => (error: unknown) => error instanceof NightlatchError && error.code === expected;
 const digest = (path: string) => createHash('sha256').update(readFileSync(path)).digest('hex');
-const header = ({ header: { path, offset, length } }: Medium) => readFileSync(path).subarray(offset, offset + length);
+const header = ({ attachment: { path }, header: { offset, length } }: Medium) =>
+  readFileSync(path).subarray(offset, offset + length);
 
-function writeHeader({ header: { path, offset } }: Medium, bytes: Buffer): void {
+function writeHeader({ attachment: { path }, header: { offset } }: Medium, bytes: Buffer): void {
   const fd = openSync(path, 'r+');
   writeSync(fd, bytes, 0, bytes.length, offset);
   closeSync(fd);

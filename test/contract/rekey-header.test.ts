@@ -12,6 +12,7 @@ import { LUKS1_LAYOUT } from '#host/encryption/luks/encryptor.ts';
 import { changes, rekeyHeader } from '#host/encryption/rekey-header.ts';
 import { restoreHeader } from '#host/encryption/restore-header.ts';
 import { grantPrivilege } from '#host/grant.ts';
+import { headerInFile } from '#host/storage/header-file.ts';
 import { someDisk } from '#test/support/disk-lab.ts';
 
 /** Whether a header opens at every instant of its rekeying is asked of cryptsetup itself, on headers in plain files. */
@@ -41,7 +42,7 @@ for (const { layout, bytes, more, pbkdf, sectors } of cases) {
   describe(`rekeying a ${layout.type} header`, { timeout: 240_000 }, () => {
     const path = join(folder, layout.type) as HostPath;
     const disk = someDisk();
-    const header = { path, offset: 0, length: bytes };
+    const header = headerInFile({ path, offset: 0, length: bytes });
     const medium = { attachment: { path, format: 'raw' }, header } as const;
     const [from, to] = [Secret.generate(), Secret.generate()];
     const opens = (key: Secret) => {

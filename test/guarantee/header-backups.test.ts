@@ -1,16 +1,16 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { link, open, readdir, readFile, truncate } from 'node:fs/promises';
+import { link, readdir, readFile, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Answer } from '#cli/cloud/client.ts';
 import type { HostPath } from '#core/ids.ts';
 import { LUKS1_HEADER_BYTES, LUKS2_HEADER_BYTES } from '#core/sizes.ts';
+import { headerInFile } from '#host/storage/header-file.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
 import type { HeaderRegion } from '#host/storage/storage-driver.ts';
 import { expectBooted } from '#test/support/boot-guest.ts';
-import { startOf } from '#test/support/encrypted-medium.ts';
 import { nightlatch } from '#test/support/nightlatch-command.ts';
 import { findStrays } from '#test/support/strays.ts';
 import { isOnLogicalVolumes } from '#test/support/volume-backends.ts';
@@ -51,15 +51,14 @@ describe('the headers of volumes are kept', { timeout: isOnLogicalVolumes ? 7_20
     const disksDirectory = at(`volumes/${disk.backend}`);
     if (disk.storage === 'lvm') {
       const length = disk.encryption === 'luksv2' ? LUKS2_HEADER_BYTES : LUKS1_HEADER_BYTES;
-      return { path: await lab.mediumOf(volume), offset: 0, length };
+      return headerInFile({ path: await lab.mediumOf(volume), offset: 0, length });
     }
     if (disk.storage === 'raw') return await rawStorage({ disksDirectory }).headerRegion(disk);
     return await qcow2Storage({ disksDirectory, cacheDirectory: at('cache/storage') }).headerRegion(disk);
   };
   const overwrite = async (volume: string, fill: (bytes: number) => Buffer, from = 0) => {
-    const { path, offset, length } = await regionOf(volume);
-    await using file = await open(path, 'r+');
-    await file.write(fill(length - from), 0, length - from, offset + from);
+    const region = await regionOf(volume);
+    await region.write([{ at: from, bytes: fill(region.length - from) }]);
   };
   const keptOf = async (owner: string): Promise<string[]> => {
     const folder = join(lab.servers.service.stateDirectory, 'headers', (await lab.diskOf(owner)).id);
@@ -156,8 +155,8 @@ describe('the headers of volumes are kept', { timeout: isOnLogicalVolumes ? 7_20
     const { code, stderr } = await header('restore', volume);
     assert.equal(code, 1);
     assert.match(stderr, /does not have version 1/);
-    const { path, offset, length } = await regionOf(volume);
-    assert.ok((await startOf(path, offset + length)).subarray(offset).equals(Buffer.alloc(length)));
+    const region = await regionOf(volume);
+    assert.ok((await region.read()).equals(Buffer.alloc(region.length)));
     const missing = await header('restore', volume, '7');
     assert.match(missing.stderr, /no header backup of version 7/);
     assert.equal((await header('restore', volume, 'last')).code, 2);

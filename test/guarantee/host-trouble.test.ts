@@ -201,14 +201,14 @@ describe('a key or a disk that is not what it was', { timeout: 600_000 }, () => 
           raw: rawStorage({ disksDirectory }),
           qcow2: qcow2Storage({ disksDirectory, cacheDirectory }),
         };
-        const { path, offset } = await drivers[imagesType].headerRegion(disk);
-        const bytes = await readFile(path);
-        await writeFile(path, Buffer.from(bytes).fill(0, offset, offset + 4096));
+        const header = await drivers[imagesType].headerRegion(disk);
+        const bytes = await header.read(4096);
+        await header.write([{ at: 0, bytes: Buffer.alloc(4096) }]);
         await expectStaysLocked(
           id,
           new RegExp(`Disk ${disk.id} has no readable LUKS header at .* not formatted again`),
         );
-        await writeFile(path, bytes);
+        await header.write([{ at: 0, bytes }]);
         assert.equal((await lab.actAndSettle(id, start)).status, 'ACTIVE');
         await lab.delete(id);
         await lab.expectTidy();

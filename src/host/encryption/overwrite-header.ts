@@ -1,8 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import { open } from 'node:fs/promises';
 import type { DiskSpec } from '#core/disk.ts';
 import type { Medium } from '#host/encryption/encryptor.ts';
-import { hasCode, readUpTo, tellingDiskFull, writeAll } from '#host/files.ts';
+import { tellingDiskFull } from '#host/files.ts';
 
 const OVERWRITE_CHUNK = 4096;
 const ZEROS = Buffer.alloc(OVERWRITE_CHUNK);
@@ -13,18 +12,12 @@ const ZEROS = Buffer.alloc(OVERWRITE_CHUNK);
  * *Repeat*, and a medium that is gone: fine. *Throws* disk-full.
  */
 export async function overwriteHeader(disk: DiskSpec, { header }: Medium): Promise<void> {
-  await tellingDiskFull(`Destroying disk ${disk.id}`, header.path, async () => {
-    try {
-      await using file = await open(header.path, 'r+');
-      const present = await readUpTo(file, header.length, header.offset);
-      for (const { start, end } of partsInUse(present)) {
-        await writeAll(file, randomBytes(end - start), header.offset + start);
-      }
-      await file.sync();
-    } catch (error) {
-      if (!hasCode(error, 'ENOENT')) throw error;
-    }
-  });
+  const noise = partsInUse(await header.read()).map(({ start, end }) => ({
+    at: start,
+    bytes: randomBytes(end - start),
+  }));
+  if (noise.length === 0) return;
+  await tellingDiskFull(`Destroying disk ${disk.id}`, header.place, () => header.write(noise));
 }
 
 /** The parts that hold anything, in whole chunks, as long as possible. */

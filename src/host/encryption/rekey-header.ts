@@ -1,4 +1,4 @@
-import { open, readFile, writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { crashPoint, type InnerCrashPoint } from '#core/crash-point.ts';
 import type { DiskSpec } from '#core/disk.ts';
@@ -7,8 +7,9 @@ import type { HostPath } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import type { Medium } from '#host/encryption/encryptor.ts';
 import { run } from '#host/exec.ts';
-import { readUpTo, tellingDiskFull, writeAll } from '#host/files.ts';
+import { tellingDiskFull } from '#host/files.ts';
 import { scratchFolder } from '#host/scratch.ts';
+import type { HeaderPart } from '#host/storage/storage-driver.ts';
 
 /** What differs between the versions of LUKS. */
 export type LuksLayout = {
@@ -23,9 +24,6 @@ export type LuksLayout = {
 
 /** Takes what of a header has to be kept before the header is written. See `keptPart`. */
 export type KeepHeader = (header: Buffer) => Promise<void>;
-
-/** Bytes of a header that are to be another, and where. */
-export type Change = { readonly at: number; readonly bytes: Buffer };
 
 /** The fewest iterations the formats allow: a passphrase of 256 random bits gains nothing from more. */
 const ITERATIONS = 1000;
@@ -54,10 +52,10 @@ export async function rekeyHeader(
   const doing = `Rekeying disk ${disk.id}`;
   await using folder = await scratchFolder(runDirectory);
   const copy = join(folder.path, 'header');
-  await writeFile(copy, await readHeader(medium), { mode: 0o600, flag: 'wx' });
+  await writeFile(copy, await medium.header.read(), { mode: 0o600, flag: 'wx' });
   const slotOf = (key: Secret) => openedSlot(copy, key, layout, doing);
   const store = (half: InnerCrashPoint) =>
-    tellingDiskFull(doing, medium.header.path, async () =>
+    tellingDiskFull(doing, medium.header.place, async () =>
       writeHeader(medium, await readFile(copy), layout, half, doing),
     );
   let kept = await slotOf(to);
@@ -115,27 +113,19 @@ async function addKey(copy: string, from: Secret, to: Secret, { type }: LuksLayo
   await run('cryptsetup', args, { doing, stdin: from, fd3: to, timeoutMs: TIMEOUT_MS });
 }
 
-export async function readHeader({ header }: Medium): Promise<Buffer> {
-  await using file = await open(header.path, 'r');
-  return await readUpTo(file, header.length, header.offset);
-}
-
 /** Makes `after` the header of a medium, durably, in the order of `changes`, and reads it back. */
 export async function writeHeader(
-  medium: Medium,
+  { header }: Medium,
   after: Buffer,
   layout: LuksLayout,
   half: InnerCrashPoint,
   doing: string,
 ): Promise<void> {
-  const { header } = medium;
-  await using file = await open(header.path, 'r+');
-  for (const part of changes(await readHeader(medium), after, layout)) {
-    for (const { at, bytes } of part) await writeAll(file, bytes, header.offset + at);
-    await file.sync();
+  for (const part of changes(await header.read(), after, layout)) {
+    await header.write(part);
     crashPoint(half);
   }
-  if (!(await readHeader(medium)).equals(after)) throw new Error(`${doing}: the medium does not hold what was written`);
+  if (!(await header.read()).equals(after)) throw new Error(`${doing}: the medium does not hold what was written`);
 }
 
 /**
@@ -143,11 +133,11 @@ export async function writeHeader(
  * of the metadata. A header of which any first so many of these sectors are written opens with whatever opened `before`, or
  * whatever opens `after`. Pure.
  */
-export function changes(before: Buffer, after: Buffer, { metadata }: LuksLayout): Change[][] {
+export function changes(before: Buffer, after: Buffer, { metadata }: LuksLayout): HeaderPart[][] {
   if (after.length !== before.length) throw new Error('the length of a header changed');
   const material = { start: Math.max(...metadata.map(({ end }) => end)), end: after.length };
   return [material, ...metadata].map(({ start, end }) => {
-    const part: Change[] = [];
+    const part: HeaderPart[] = [];
     for (let at = start; at < end; at += CHUNK) {
       const bytes = after.subarray(at, Math.min(at + CHUNK, end));
       if (!bytes.equals(before.subarray(at, at + bytes.length))) part.push({ at, bytes });

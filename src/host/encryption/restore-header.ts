@@ -32,5 +32,5 @@ export async function restoreHeader(
   await writeFile(copy, header, { mode: 0o600, flag: 'wx' });
   if ((await openedSlot(copy, key, layout, doing)) === null) throw unusable('the key of the disk does not open it');
   const write = () => writeHeader(medium, header, layout, 'encryptor.restore-header.part-written', doing);
-  await tellingDiskFull(doing, medium.header.path, write);
+  await tellingDiskFull(doing, medium.header.place, write);
 }

@@ -23,13 +23,23 @@ export type DiskAttachment = {
   readonly blockDevice?: { readonly usedBytes: number; readonly isWhole?: boolean };
 };
 
+/** Bytes of a header, and where in it they belong. */
+export type HeaderPart = { readonly at: number; readonly bytes: Buffer };
+
 /** Where a disk's encryption header lies on its medium, in bytes; of length 0 for a format that has none. */
 export type HeaderRegion = {
-  readonly path: HostPath;
+  /** Of which medium, for people: a path. */
+  readonly place: string;
   readonly offset: number;
   readonly length: number;
   /** What was noted at the medium when it was made, for a format that has no header to note it in. Nothing secret. */
   readonly note?: string;
+
+  /** The header, or its first `length` bytes: fewer when the medium ends earlier, none when it is gone. */
+  read(length?: number): Promise<Buffer>;
+
+  /** Writes parts of it, in whatever order; they are durable on return. *Throws* when the medium is gone or full. */
+  write(parts: readonly HeaderPart[]): Promise<void>;
 };
 
 /**

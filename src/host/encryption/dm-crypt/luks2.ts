@@ -1,4 +1,3 @@
-import { open } from 'node:fs/promises';
 import type { DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
@@ -7,10 +6,9 @@ import { type MappingOptions, openMapping } from '#host/encryption/dm-crypt/open
 import { sectorBytesFor } from '#host/encryption/dm-crypt/sectors.ts';
 import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import { overwriteHeader } from '#host/encryption/overwrite-header.ts';
-import { keptPart, type LuksLayout, readHeader, rekeyHeader } from '#host/encryption/rekey-header.ts';
+import { keptPart, type LuksLayout, rekeyHeader } from '#host/encryption/rekey-header.ts';
 import { restoreHeader } from '#host/encryption/restore-header.ts';
 import { run } from '#host/exec.ts';
-import { hasCode, readUpTo } from '#host/files.ts';
 import { LUKS_MAGIC, LUKS2_METADATA_BYTES, type Luks2Facts, parseLuks2Header } from './luks2-header.ts';
 import type { Mappings } from './mappings.ts';
 import { resumeLuks, suspendMapping } from './suspending.ts';
@@ -39,7 +37,7 @@ export function luks2Encryptor(mappings: Mappings, options: MappingOptions, runD
       const doing = `Formatting disk ${disk.id}`;
       if (disk.encryption !== 'luksv2') throw new Error(`the LUKS2 encryptor was given a disk of ${disk.encryption}`);
       if (medium.header.length !== LUKS2_HEADER_BYTES) throw headerMissing(disk, medium);
-      const device = medium.header.path;
+      const device = medium.attachment.path;
       await run('cryptsetup', [...formatArguments(disk), device], { doing, stdin: key, timeoutMs: TIMEOUT_MS });
       const test = ['open', '--type', 'luks2', '--test-passphrase', '--key-file=-', device];
       await run('cryptsetup', test, { doing, stdin: key, timeoutMs: TIMEOUT_MS });
@@ -74,7 +72,7 @@ export function luks2Encryptor(mappings: Mappings, options: MappingOptions, runD
 
     async keptHeader(disk, medium) {
       await inspect(disk, medium);
-      return keptPart(await readHeader(medium), LUKS2_LAYOUT);
+      return keptPart(await medium.header.read(), LUKS2_LAYOUT);
     },
 
     restoreHeader: (disk, medium, header, key) =>
@@ -98,16 +96,10 @@ async function inspect(disk: DiskSpec, medium: Medium): Promise<Luks2Facts> {
   return facts;
 }
 
-async function readMetadata({ header }: Medium): Promise<Buffer> {
-  try {
-    await using file = await open(header.path, 'r');
-    return await readUpTo(file, LUKS2_METADATA_BYTES, header.offset);
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return Buffer.alloc(0);
-    throw error;
-  }
+function readMetadata({ header }: Medium): Promise<Buffer> {
+  return header.read(LUKS2_METADATA_BYTES);
 }
 
 function headerMissing(disk: DiskSpec, { header }: Medium): NightlatchError {
-  return new NightlatchError('disk-header-missing', { disk: disk.id, format: 'LUKS2', path: header.path });
+  return new NightlatchError('disk-header-missing', { disk: disk.id, format: 'LUKS2', path: header.place });
 }

@@ -84,5 +84,5 @@ function parametersOf(disk: DiskSpec, { header }: Medium): PlainParameters {
   const parameters = parsePlainNote(header.note ?? '');
   if (parameters !== null) return parameters;
   const reason = 'carries no note of how it was encrypted';
-  throw new NightlatchError('disk-missing', { disk: disk.id, path: header.path, reason });
+  throw new NightlatchError('disk-missing', { disk: disk.id, path: header.place, reason });
 }

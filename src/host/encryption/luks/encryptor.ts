@@ -1,4 +1,3 @@
-import { open } from 'node:fs/promises';
 import type { DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
@@ -7,9 +6,9 @@ import type { Encryptor, HeaderFacts, Medium } from '#host/encryption/encryptor.
 import { makeLuks1Header } from '#host/encryption/luks/format.ts';
 import { LUKS1_PHDR_BYTES, luks1SlotAreas, parseLuks1Header } from '#host/encryption/luks/header.ts';
 import { overwriteHeader } from '#host/encryption/overwrite-header.ts';
-import { keptPart, type LuksLayout, readHeader, rekeyHeader } from '#host/encryption/rekey-header.ts';
+import { keptPart, type LuksLayout, rekeyHeader } from '#host/encryption/rekey-header.ts';
 import { restoreHeader } from '#host/encryption/restore-header.ts';
-import { hasCode, readUpTo, tellingDiskFull, writeAll } from '#host/files.ts';
+import { tellingDiskFull } from '#host/files.ts';
 import type { BlockNode, FuseExports } from '#host/fuse-exports.ts';
 import { mediumNode } from '#host/storage/block-node.ts';
 
@@ -38,7 +37,7 @@ export function luksEncryptor({
         throw new Error(`the LUKS encryptor was given a disk of format ${disk.encryption}`);
       if (medium.header.length !== LUKS1_HEADER_BYTES) throw headerMissing(disk, medium);
       const header = await makeLuks1Header(key, runDirectory, doing);
-      await tellingDiskFull(doing, medium.header.path, () => writeFreshHeader(medium, header));
+      await tellingDiskFull(doing, medium.header.place, () => medium.header.write([{ at: 0, bytes: header }]));
     },
 
     async unlock(disk, medium, key) {
@@ -63,7 +62,7 @@ export function luksEncryptor({
 
     async keptHeader(disk, medium) {
       await inspect(disk, medium);
-      return keptPart(await readHeader(medium), LUKS1_LAYOUT);
+      return keptPart(await medium.header.read(), LUKS1_LAYOUT);
     },
 
     restoreHeader: (disk, medium, header, key) =>
@@ -74,25 +73,9 @@ export function luksEncryptor({
 }
 
 async function inspect(disk: DiskSpec, medium: Medium): Promise<HeaderFacts> {
-  const facts = parseLuks1Header(await readHeaderStart(medium));
+  const facts = parseLuks1Header(await medium.header.read(LUKS1_PHDR_BYTES));
   if (facts === null) throw headerMissing(disk, medium);
   return facts;
-}
-
-async function readHeaderStart({ header }: Medium): Promise<Buffer> {
-  try {
-    await using file = await open(header.path, 'r');
-    return await readUpTo(file, LUKS1_PHDR_BYTES, header.offset);
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return Buffer.alloc(0);
-    throw error;
-  }
-}
-
-async function writeFreshHeader({ header }: Medium, bytes: Buffer): Promise<void> {
-  await using file = await open(header.path, 'r+');
-  await writeAll(file, bytes, header.offset);
-  await file.sync();
 }
 
 function luksNode({ attachment }: Medium): BlockNode {
@@ -102,5 +85,5 @@ function luksNode({ attachment }: Medium): BlockNode {
 }
 
 function headerMissing(disk: DiskSpec, { header }: Medium): NightlatchError {
-  return new NightlatchError('disk-header-missing', { disk: disk.id, format: 'LUKS', path: header.path });
+  return new NightlatchError('disk-header-missing', { disk: disk.id, format: 'LUKS', path: header.place });
 }

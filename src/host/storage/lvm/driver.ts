@@ -5,6 +5,7 @@ import { LUKS1_HEADER_BYTES, LUKS2_HEADER_BYTES } from '#core/sizes.ts';
 import { run } from '#host/exec.ts';
 import { syncFile } from '#host/files.ts';
 import { diskName } from '#host/storage/disk-file.ts';
+import { headerInFile } from '#host/storage/header-file.ts';
 import { type Clearing, clearVolume } from '#host/storage/lvm/clear.ts';
 import { type Volume, Volumes } from '#host/storage/lvm/volumes.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
@@ -108,7 +109,7 @@ export function lvmStorage({ volumeGroup, thinPool, noteOf, clearing }: LvmOptio
       if (disk.encryption === null || present.sizeBytes < headerBytes(disk)) throw headerMissing(disk, volumes);
       const note = present.tags.find((tag) => tag.startsWith(NOTE_TAG))?.slice(NOTE_TAG.length);
       const region = { path: volumes.pathOf(present.name), offset: 0, length: headerBytes(disk) };
-      return note === undefined ? region : { ...region, note };
+      return headerInFile(note === undefined ? region : { ...region, note });
     },
 
     async capacityBytes() {

@@ -8,6 +8,7 @@ import { run } from '#host/exec.ts';
 import { hasCode, readUpTo, syncFolder, tellingDiskFull, writeAll } from '#host/files.ts';
 import { copyDiskFile } from '#host/storage/copy-file.ts';
 import { diskFile, makeDiskFolder, removeDiskFile } from '#host/storage/disk-file.ts';
+import { headerInFile } from '#host/storage/header-file.ts';
 import { growImage } from '#host/storage/qcow2/grow.ts';
 import {
   type EncryptionHeaderPointer,
@@ -133,7 +134,7 @@ async function makeDurable(path: HostPath): Promise<void> {
 
 async function headerRegion(disk: DiskSpec, path: HostPath): Promise<HeaderRegion> {
   const pointer = await readPointer(path);
-  if (pointer !== null) return { path, ...pointer };
+  if (pointer !== null) return headerInFile({ path, ...pointer });
   throw new NightlatchError('disk-header-missing', { disk: disk.id, format: disk.encryption ?? 'encryption', path });
 }
 

@@ -7,6 +7,7 @@ import { LUKS1_HEADER_BYTES } from '#core/sizes.ts';
 import { hasCode, syncFolder, tellingDiskFull } from '#host/files.ts';
 import { copyDiskFile } from '#host/storage/copy-file.ts';
 import { diskFile, makeDiskFolder, removeDiskFile } from '#host/storage/disk-file.ts';
+import { headerInFile } from '#host/storage/header-file.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
 
 /**
@@ -57,7 +58,7 @@ export function rawStorage({ disksDirectory }: { readonly disksDirectory: HostPa
           path,
         });
       }
-      return { path, offset: 0, length: LUKS1_HEADER_BYTES };
+      return headerInFile({ path, offset: 0, length: LUKS1_HEADER_BYTES });
     },
   };
 }

@@ -23,8 +23,10 @@ type Item =
   | { readonly some: readonly Item[]; readonly max: number };
 
 const UUID = '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}';
-/** A server's id, `_`, and what Nova calls its disk; what Cinder calls a volume or a snapshot, and a generation. */
-const VOLUME = new RegExp(`^(${UUID}_[a-z][a-z0-9_.]{0,40}|(volume-|_snapshot-)${UUID}(\\.g\\d{1,9})?)$`);
+/** See `diskName`: a server's id, `_`, and what Nova calls its disk; what is called as Cinder does, and a generation. */
+const VOLUME = new RegExp(
+  `^(${UUID}_[a-z][a-z0-9_.]{0,40}|(volume-|_snapshot-|backup-|image-)${UUID}(\\.g\\d{1,9})?)$`,
+);
 const MAPPING = new RegExp(`^nl-${UUID}-${UUID}$`);
 const FIELDS = /^[a-z]+_[a-z_]+(,[a-z]+_[a-z_]+){0,9}$/;
 const TAG = new RegExp(`^nightlatch:(disk:${UUID}|note:[A-Za-z0-9_+.:-]{1,200})$`);

@@ -1,14 +1,19 @@
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import fc from 'fast-check';
+import { diskRoles } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
+import type { ServerId } from '#core/ids.ts';
 import { run } from '#host/exec.ts';
 import { grantPrivilege } from '#host/grant.ts';
 import { type GivenInput, type Hole, holeNames, parseShape, runnerOf } from '#host/privilege.ts';
 import { helperShapes, type Shape, serviceShapes } from '#host/privileged-shapes.ts';
+import { defaultClearing } from '#host/storage/lvm/clear.ts';
+import { lvmStorage } from '#host/storage/lvm/driver.ts';
+import { someDisk } from '#test/support/disk-lab.ts';
 
 const STATE = mkdtempSync(join(tmpdir(), 'nightlatch-shapes-'));
 after(() => rmSync(STATE, { recursive: true }));
@@ -56,7 +61,7 @@ const words: Record<Hole, { good: readonly string[]; bad: readonly string[] }> =
     bad: [`other/${ID}_disk`, 'vg0/root', 'vg0', `vg0/${ID}_disk/..`, `/dev/vg0/${ID}_disk`],
   },
   'volume-name': {
-    good: [`${ID}_disk.config`, `volume-${ID}.g1`, `_snapshot-${ID}`],
+    good: [`${ID}_disk.config`, `volume-${ID}.g1`, `_snapshot-${ID}`, `backup-${ID}`, `image-${ID}.g1`],
     bad: [
       'root',
       'volume-1',
@@ -278,6 +283,18 @@ for (const [runner, list] of [
     }
   }
 }
+
+test('a logical volume of every kind of disk may be made', () => {
+  const driver = lvmStorage({ volumeGroup: 'vg0', thinPool: null, noteOf: () => null, clearing: defaultClearing });
+  for (const role of diskRoles) {
+    for (const generation of [0, 3]) {
+      const { path } = driver.attachment(someDisk({ role, generation, ownerId: ID as ServerId, storage: 'lvm' }));
+      const filter = ['--config', 'devices/filter="r|^/dev/mapper/nl-|"'];
+      const args = [...filter, '-y', '-V', '4096b', '--thinpool', 'pool', '-n', basename(path), 'vg0'];
+      assert.equal(runnerOf('lvcreate', args, { kind: 'none' }, BOUNDS), 'helper', basename(path));
+    }
+  }
+});
 
 test('every kind of hole is tried', () => {
   assert.deepEqual(Object.keys(words).sort(), [...holeNames].sort());

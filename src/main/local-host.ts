@@ -71,8 +71,7 @@ async function openLibvirt(config: Config, paths: StatePaths, log: Logger) {
   const daemon = await PrivateLibvirt.start({
     runDirectory: paths.run,
     cacheDirectory: paths.libvirtCache,
-    onTrouble: (error) =>
-      log.error({ err: error }, `the private libvirt cannot be kept running: ${describeError(error)}`),
+    onTrouble: (error) => log.error({ err: error }, `trouble with the private libvirt: ${describeError(error)}`),
   });
   return { daemon, address: { uri: daemon.uri, libvirtdPidFile: daemon.libvirtdPidFile } };
 }

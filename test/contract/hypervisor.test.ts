@@ -13,7 +13,7 @@ import { secretXml } from '#host/hypervisor/libvirt/domain-xml.ts';
 import { LibvirtHypervisor } from '#host/hypervisor/libvirt/driver.ts';
 import { LibvirtPool } from '#host/hypervisor/libvirt/pool.ts';
 import { PrivateLibvirt } from '#host/hypervisor/libvirt/private-daemon.ts';
-import { releaseRunDirectory } from '#host/run-directory.ts';
+import { releaseRunDirectory, runPaths } from '#host/run-directory.ts';
 import { bootSector, exportLuks, formatLuks, makeBootDisk } from '#test/support/boot-sector.ts';
 import { findInMemory } from '#test/support/memory-scan.ts';
 
@@ -376,6 +376,43 @@ describe('a hypervisor (libvirt, real guests)', { timeout: 240_000 }, () => {
     await hypervisor.forgetConsole(id);
     assert.equal((await hypervisor.consoleLog(id, 1000)).length, 0);
   });
+});
+
+test('a QEMU that hangs while libvirt asks it what it can do is ended, and libvirt asks again', {
+  timeout: 120_000,
+}, async () => {
+  const data = await mkdtemp('/tmp/nl-hv-');
+  grantPrivilege({ directories: [data] });
+  const runDirectory = `${data}/run` as HostPath;
+  const trouble: unknown[] = [];
+  const libvirt = await PrivateLibvirt.start({
+    runDirectory,
+    cacheDirectory: `${data}/cache` as HostPath,
+    learnTimeoutMs: 10_000,
+    onTrouble: (error) => trouble.push(error),
+  });
+  try {
+    const folder = `${runPaths(runDirectory).libvirt}/lib/qemu`;
+    const hung = await until('libvirt asks QEMU', async () => {
+      const name = (await readdir(folder)).find((entry) => entry.startsWith('qmp-'));
+      return Number(await readFile(`${folder}/${name}/qmp.pid`, 'utf8').catch(() => '')) || null;
+    });
+    process.kill(hung, 'SIGSTOP');
+    const virsh = ['--quiet', '--connect', libvirt.uri, 'domcapabilities', '--virttype', 'qemu'];
+    const answered = () => run('virsh', virsh, { doing: 'Asking', timeoutMs: 60_000, tolerate: [1] });
+    // Who asks while it hangs is told that it failed; the next one has the answer.
+    await answered();
+    assert.match(
+      (await run('virsh', virsh, { doing: 'Asking again', timeoutMs: 60_000 })).stdout,
+      /<domainCapabilities>/,
+    );
+    assert.throws(() => process.kill(hung, 0), /ESRCH/);
+    assert.deepEqual(trouble, []);
+  } finally {
+    await libvirt.stop();
+    await releaseRunDirectory(runDirectory);
+    await rm(data, { recursive: true });
+  }
 });
 
 function plainDisk(path: HostPath | undefined, target: string, device: 'disk' | 'cdrom'): DomainDisk {

@@ -9,13 +9,16 @@ import { ignoring } from '#host/files.ts';
 import { readCommandLine, signalProcess } from '#host/processes.ts';
 import { checkRoot, prepareRunDirectory, runPaths } from '#host/run-directory.ts';
 import { daemonConfig } from './daemon-config.ts';
+import { learnAboutQemu } from './learn-qemu.ts';
 
 export type PrivateLibvirtOptions = {
   /** Prepared by `prepareRunDirectory`. */
   readonly runDirectory: HostPath;
   /** Persistent. Keeps what libvirt learnt about QEMU, so that the next start takes a fraction of a second. */
   readonly cacheDirectory: HostPath;
-  /** Told when a daemon that died cannot be started again; the next attempt follows. */
+  /** How long it may ask QEMU what it can do; longer means that QEMU hangs. */
+  readonly learnTimeoutMs?: number;
+  /** Told when a daemon that died cannot be started again; the next attempt follows. Or what it asked of QEMU was in vain. */
   readonly onTrouble: (error: unknown) => void;
 };
 
@@ -24,6 +27,7 @@ type DaemonName = 'virtlogd' | 'libvirtd';
 const NAMESPACE_SCRIPT = fileURLToPath(new URL('./private-namespace.sh', import.meta.url));
 const WATCH_INTERVAL_MS = 500;
 const START_TIMEOUT_MS = 30_000;
+const LEARN_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 10_000;
 const POLL_MS = 20;
 
@@ -39,6 +43,8 @@ export class PrivateLibvirt implements AsyncDisposable {
   readonly #options: PrivateLibvirtOptions;
   readonly #state: HostPath;
   #starting: Promise<void> | null = null;
+  #learning: Promise<void> = Promise.resolve();
+  readonly #closing = new AbortController();
   #timer: NodeJS.Timeout | undefined;
 
   private constructor(options: PrivateLibvirtOptions) {
@@ -104,6 +110,8 @@ export class PrivateLibvirt implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
     await this.#starting?.catch(() => {});
+    this.#closing.abort();
+    await this.#learning;
   }
 
   async #ensureBoth(): Promise<void> {
@@ -124,6 +132,14 @@ export class PrivateLibvirt implements AsyncDisposable {
       if (gone || Date.now() > deadline) throw await failedToStart(name, log, gone);
       await sleep(POLL_MS);
     }
+    if (name === 'libvirtd') this.#learning = this.#learn();
+  }
+
+  /** Nobody waits for it but who needs it. */
+  async #learn(): Promise<void> {
+    const { learnTimeoutMs = LEARN_TIMEOUT_MS, onTrouble } = this.#options;
+    const limits = { timeoutMs: learnTimeoutMs, signal: this.#closing.signal };
+    await learnAboutQemu(this.uri, `${this.#state}/lib` as HostPath, limits).catch(onTrouble);
   }
 
   /**

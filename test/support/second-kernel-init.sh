@@ -20,7 +20,8 @@ done
 root=/mnt/root
 mount -n -t overlay overlay -o lowerdir=/,upperdir=/mnt/up,workdir=/mnt/work,xino=off,redirect_dir=off,index=off,metacopy=off $root
 for folder in proc sys dev; do mount -n --move "/$folder" "$root/$folder"; done
-for folder in run tmp var/tmp; do mount -n -t tmpfs tmpfs "$root/$folder"; done
+# As large as the memory, of which a disk with holes takes little.
+for folder in run tmp var/tmp; do mount -n -t tmpfs -o size=100% tmpfs "$root/$folder"; done
 chmod 1777 "$root/tmp" "$root/var/tmp"
 mkdir -p "$root/run/lock" "$root/run/lvm" "$root/dev/pts" "$root/dev/shm"
 mount -n -t devpts devpts "$root/dev/pts" -o ptmxmode=666

@@ -99,6 +99,7 @@ const cases: Readonly<Record<string, Case>> = {
   'rescue-server': {
     prepare: running,
     request: act({ rescue: null }),
+    leavesServer: true,
     ends: 'RESCUE',
     inner: [
       'keys.create-key.stored',
@@ -110,12 +111,14 @@ const cases: Readonly<Record<string, Case>> = {
   'unrescue-server': {
     prepare: reach('RESCUE', { rescue: null }),
     request: act({ unrescue: null }),
+    leavesServer: true,
     ends: 'ACTIVE',
     inner: ['agent.stop-server.ended', 'agent.destroy-disk.header-destroyed', 'steps.destroy-disks.removed'],
   },
   'create-image': {
     prepare: running,
     request: act({ createImage: { name: 'copy' } }),
+    leavesServer: true,
     ends: 'ACTIVE',
     inner: [
       'operations.recorded',
@@ -140,6 +143,7 @@ const cases: Readonly<Record<string, Case>> = {
   'shelve-server': {
     prepare: running,
     request: act({ shelve: null }),
+    leavesServer: true,
     ends: 'SHELVED',
     inner: ['agent.stop-server.ended', 'keys.create-key.stored', 'steps.copy.made', 'images.upload.saved'],
     covering: [],
@@ -147,6 +151,7 @@ const cases: Readonly<Record<string, Case>> = {
   'shelve-offload-server': {
     prepare: reach('SHELVED', { shelve: null }),
     request: act({ shelveOffload: null }),
+    leavesServer: true,
     ends: 'SHELVED_OFFLOADED',
     inner: ['agent.destroy-disk.header-destroyed', 'steps.destroy-disks.removed', 'keys.destroy-key.destroyed'],
     covering: [],
@@ -157,6 +162,7 @@ const cases: Readonly<Record<string, Case>> = {
       await reach('SHELVED_OFFLOADED', { shelveOffload: null })(cloud, id);
     },
     request: act({ unshelve: null }),
+    leavesServer: true,
     ends: 'ACTIVE',
     inner: [
       'keys.create-key.stored',
@@ -192,6 +198,7 @@ const cases: Readonly<Record<string, Case>> = {
   'revert-resize': {
     prepare: reach('VERIFY_RESIZE', { resize: { flavorRef: 'larger' } }),
     request: act({ revertResize: null }),
+    leavesServer: true,
     ends: 'ACTIVE',
     inner: [
       'agent.stop-server.ended',
@@ -204,6 +211,7 @@ const cases: Readonly<Record<string, Case>> = {
   'rebuild-server': {
     prepare: running,
     request: async (cloud, id) => cloud.act(id, { rebuild: { imageRef: (await cloud.server(id)).image.id } }),
+    leavesServer: true,
     ends: 'ACTIVE',
     inner: [
       'keys.create-key.stored',

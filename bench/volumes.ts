@@ -9,6 +9,7 @@ import type { MappingOptions } from '#host/encryption/dm-crypt/opening.ts';
 import { plainEncryptor, plainNote } from '#host/encryption/dm-crypt/plain.ts';
 import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import { grantPrivilege } from '#host/grant.ts';
+import { pathOf } from '#host/storage/attachment.ts';
 import { headerInFile } from '#host/storage/header-file.ts';
 import { defaultClearing } from '#host/storage/lvm/clear.ts';
 import { lvmStorage } from '#host/storage/lvm/driver.ts';
@@ -72,7 +73,7 @@ export async function measureVolumes(volumeGroup: string, aim: Aim, progress: Pr
   }
   // Written first: what was never written is read without the medium.
   for (const direction of ['write', 'read'] as const) {
-    comparisons.push(...(await measureThroughput(direction, { bare: bare.attachment.path, paths, aim }, progress)));
+    comparisons.push(...(await measureThroughput(direction, { bare: pathOf(bare.attachment), paths, aim }, progress)));
   }
   progress(`processors: ${availableParallelism()}`);
   return comparisons;

@@ -1,8 +1,11 @@
 import { hostname } from 'node:os';
 import { z } from 'zod';
 import { ADDRESS_AND_PORT } from '#core/address.ts';
-import { storageFormats } from '#core/disk.ts';
+import { fileFormats } from '#core/disk.ts';
 import { encryptionFormats } from '#core/encryption-intent.ts';
+
+/** Those that a configuration may choose. */
+const configurable = [...fileFormats, 'lvm'] as const;
 
 const defaults = z.strictObject({
   state_path: z
@@ -118,7 +121,7 @@ const libvirt = z.strictObject({
     .enum(['auto', 'kvm', 'qemu'])
     .default('auto')
     .describe('`kvm` uses the processor, `qemu` emulates one. `auto`: kvm when a probe shows that it really runs.'),
-  images_type: z.enum(storageFormats).default('qcow2').describe('How new server disks are stored.'),
+  images_type: z.enum(configurable).default('qcow2').describe('How new server disks are stored.'),
   images_volume_group: volumeGroupName.describe(
     'The LVM volume group for disks, with `images_type = "lvm"`. It exists; what else lies in it is left alone.',
   ),
@@ -242,7 +245,7 @@ const privilege = z.strictObject({
 });
 
 const volumeBackend = z.strictObject({
-  volume_driver: z.enum(storageFormats).default('raw').describe('How its volumes are stored.'),
+  volume_driver: z.enum(configurable).default('raw').describe('How its volumes are stored.'),
   volume_backend_name: z
     .string()
     .regex(/^[^\s#]*$/, 'must have no space and no #')

@@ -54,7 +54,7 @@ export type DiskStanding = (typeof diskStandings)[number];
 export const fileFormats = ['raw', 'qcow2'] as const;
 export type FileFormat = (typeof fileFormats)[number];
 /** How a disk lies on its medium. `lvm`: it is a logical volume. */
-export const storageFormats = [...fileFormats, 'lvm'] as const;
+export const storageFormats = [...fileFormats, 'lvm', 'rbd'] as const;
 export type StorageFormat = (typeof storageFormats)[number];
 
 /**

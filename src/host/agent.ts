@@ -12,7 +12,7 @@ import { DiskMaker } from '#host/disk-maker.ts';
 import { DiskMirrors } from '#host/disk-mirrors.ts';
 import { domainDisk, domainKeys, namedDisks } from '#host/domain-disks.ts';
 import type { Mapping } from '#host/encryption/dm-crypt/mappings.ts';
-import { ignoring, removeFolderIfEmpty, syncFile } from '#host/files.ts';
+import { ignoring, removeFolderIfEmpty } from '#host/files.ts';
 import { GuestDisks } from '#host/guest-disks.ts';
 import { GuestPower } from '#host/guest-power.ts';
 import type {
@@ -96,7 +96,7 @@ export class LocalHostAgent implements HostAgent {
       const attachment = device ?? this.#disks.driver(disk).attachment(disk);
       const copy = domainDisk({ disk, target }, attachment, isDevice);
       await hypervisor.copyDisk(server.id, target, copy, domainKeys(isDevice ? [] : [disk], keys));
-      await syncFile(attachment.path);
+      await this.#disks.flush(disk);
     } finally {
       await this.#disks.lock(disk);
     }

@@ -6,10 +6,12 @@ import type { HostPath, SecretId } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import type { Mappings } from '#host/encryption/dm-crypt/mappings.ts';
 import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
+import { syncFile } from '#host/files.ts';
 import type { FuseExports } from '#host/fuse-exports.ts';
 import type { Gate } from '#host/gate.ts';
 import type { HeaderBackups } from '#host/header-backups.ts';
 import type { DiskKeys, KeyChange } from '#host/host-agent.ts';
+import { placeOf } from '#host/storage/attachment.ts';
 import { exposePlainDisk } from '#host/storage/plaintext.ts';
 import type { DiskAttachment, StorageDriver } from '#host/storage/storage-driver.ts';
 import { backendNamed, type LocalBackend } from '#host/volume-backends.ts';
@@ -146,9 +148,16 @@ export class DiskAccess {
     return mappings.pathOf(mappings.nameOf(disk));
   }
 
-  /** What a guest that has the disk has open. */
-  guestPath(disk: DiskSpec): HostPath {
-    return this.isDevice(disk) ? this.devicePath(disk) : this.driver(disk).attachment(disk).path;
+  /** What a guest that has the disk has open, as libvirt says it. */
+  guestPlace(disk: DiskSpec): string {
+    return this.isDevice(disk) ? this.devicePath(disk) : placeOf(this.driver(disk).attachment(disk));
+  }
+
+  /** What of a disk's writes this host still has in its cache reaches the medium. A cluster has what QEMU has flushed. */
+  async flush(disk: DiskSpec): Promise<void> {
+    const attachment = this.driver(disk).attachment(disk);
+    if (this.isDevice(disk)) await syncFile(this.devicePath(disk));
+    else if (!('rbd' in attachment)) await syncFile(attachment.path);
   }
 
   /** Makes it as large as its disk is by now, while it is open. *Repeat*: fine. */

@@ -5,7 +5,6 @@ import type { ServerId } from '#core/ids.ts';
 import type { DiskAccess } from '#host/disk-access.ts';
 import type { DiskMaker } from '#host/disk-maker.ts';
 import { domainDisk, domainKeys } from '#host/domain-disks.ts';
-import { syncFile } from '#host/files.ts';
 import { notRunning, wholeOrNot } from '#host/guest-disks.ts';
 import type { DiskKeys, MirroredDisk, MirrorState } from '#host/host-agent.ts';
 import type { Hypervisor, PresentDisk } from '#host/hypervisor/hypervisor.ts';
@@ -28,7 +27,7 @@ export class DiskMirrors {
     if (!present && (await this.#present(serverId, to))) return;
     if (!present) throw notRunning(`Mirroring disk ${from.id}`, serverId);
     const { target, copy } = present;
-    if (copy?.path === access.guestPath(to)) return await hypervisor.setMirrorSpeed(serverId, target, bytesPerSecond);
+    if (copy?.path === access.guestPlace(to)) return await hypervisor.setMirrorSpeed(serverId, target, bytesPerSecond);
     if (copy) await hypervisor.endCopy(serverId, target);
     await maker.make(to, { kind: 'blank' }, keys);
     const isDevice = access.isDevice(to);
@@ -50,7 +49,7 @@ export class DiskMirrors {
   async state(serverId: ServerId, { from, to }: MirroredDisk): Promise<MirrorState> {
     const present = await this.#present(serverId, from);
     if (!present) return { kind: (await this.#present(serverId, to)) ? 'switched' : 'no-guest' };
-    if (present.copy?.path !== this.#parts.disks.guestPath(to)) return { kind: 'none' };
+    if (present.copy?.path !== this.#parts.disks.guestPlace(to)) return { kind: 'none' };
     const progress = await this.#parts.hypervisor.mirrorProgress(serverId, present.target);
     if (progress === null) return { kind: 'none' };
     const { copiedBytes, totalBytes } = progress;
@@ -72,13 +71,13 @@ export class DiskMirrors {
     const doing = `Giving server ${serverId} disk ${to.id} instead of ${from.id}`;
     const present = await this.#present(serverId, from);
     // What is flushed now is not waited for while the guest is paused.
-    if (present) for (const disk of [from, to]) await syncFile(access.guestPath(disk));
+    if (present) for (const disk of [from, to]) await access.flush(disk);
     await hypervisor.pause(serverId);
     crashPoint('agent.switch-to-mirror.paused');
     if (present) await hypervisor.pivot(serverId, present.target);
     crashPoint('agent.switch-to-mirror.pivoted');
     if (!(await this.#present(serverId, to))) throw notRunning(doing, serverId);
-    await syncFile(access.guestPath(to));
+    await access.flush(to);
     await access.lock(from);
   }
 
@@ -91,7 +90,7 @@ export class DiskMirrors {
       const reason = 'its guest has the mirror already';
       throw new NightlatchError('hypervisor-failed', { doing: `Ending the mirror of disk ${from.id}`, reason });
     }
-    if (present?.copy?.path === access.guestPath(to)) await hypervisor.endCopy(serverId, present.target);
+    if (present?.copy?.path === access.guestPlace(to)) await hypervisor.endCopy(serverId, present.target);
     await access.lock(to);
   }
 
@@ -112,7 +111,7 @@ export class DiskMirrors {
   }
 
   async #present(serverId: ServerId, disk: DiskSpec): Promise<PresentDisk | undefined> {
-    const path = this.#parts.disks.guestPath(disk);
+    const path = this.#parts.disks.guestPlace(disk);
     return (await this.#parts.hypervisor.disks(serverId)).find((each) => each.path === path);
   }
 }

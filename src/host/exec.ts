@@ -29,6 +29,7 @@ const programs = {
   blkdiscard: 'util-linux',
   shred: 'coreutils',
   cp: 'coreutils',
+  rbd: 'ceph-common',
   'qemu-img': 'qemu-utils',
   'qemu-io': 'qemu-utils',
   'qemu-storage-daemon': 'qemu-system-common',

@@ -5,9 +5,9 @@ import type { DiskId, ServerId } from '#core/ids.ts';
 import { deviceBytes } from '#host/block-device.ts';
 import type { DiskAccess } from '#host/disk-access.ts';
 import { domainDisk, domainKeys, type NamedDisk, namedDisks } from '#host/domain-disks.ts';
-import { syncFile } from '#host/files.ts';
 import type { AttachedVolume, DiskKeys, ServerSpec } from '#host/host-agent.ts';
 import type { DomainDisk, DomainKey, DomainSpec, Hypervisor } from '#host/hypervisor/hypervisor.ts';
+import { blockDeviceOf, pathOf } from '#host/storage/attachment.ts';
 import type { DiskAttachment } from '#host/storage/storage-driver.ts';
 
 type Parts = { readonly disks: DiskAccess; readonly hypervisor: Hypervisor };
@@ -101,8 +101,8 @@ export class GuestDisks {
     const driver = access.driver(disk);
     if (serverId === null) return await driver.grow(disk, hadBytes);
     const doing = `Growing disk ${disk.id}`;
-    const { path: medium, blockDevice } = driver.attachment(disk);
-    const path = access.guestPath(disk);
+    const blockDevice = blockDeviceOf(driver.attachment(disk));
+    const path = access.guestPlace(disk);
     const present = (await hypervisor.disks(serverId)).find((each) => each.path === path);
     if (!present) throw notRunning(doing, serverId);
     const seenBytes = () => hypervisor.diskBytes(serverId, present.target);
@@ -120,7 +120,7 @@ export class GuestDisks {
       const reason = `its guest sees ${seen} bytes instead of ${disk.sizeBytes}`;
       throw new NightlatchError('hypervisor-failed', { doing, reason });
     }
-    if (!blockDevice) await syncFile(medium);
+    if (!blockDevice) await access.flush(disk);
   }
 
   /** *Throws* disk-in-use when a guest has the disk, or it is unlocked for somebody else. */
@@ -128,7 +128,7 @@ export class GuestDisks {
     const { disks: access, hypervisor } = this.#parts;
     const domains = (await hypervisor.domains()).filter(({ state }) => state !== 'absent');
     const paths = await this.pathsInUse(domains.map(({ serverId }) => serverId));
-    const isOpen = paths.has(access.guestPath(disk));
+    const isOpen = paths.has(access.guestPlace(disk));
     if (isOpen) throw new NightlatchError('disk-in-use', { doing, disk: disk.id, reason: 'a guest has it' });
     const isUnlocked = (await access.encryptor(disk).unlocked()).includes(disk.id);
     if (isUnlocked) throw new NightlatchError('disk-in-use', { doing, disk: disk.id, reason: 'it is unlocked' });
@@ -159,9 +159,9 @@ export class GuestDisks {
 
 /** A block device that is exactly as large as the disk needs no slice, which could not be made larger. */
 export async function wholeOrNot(attachment: DiskAttachment): Promise<DiskAttachment> {
-  const { path, blockDevice } = attachment;
+  const blockDevice = blockDeviceOf(attachment);
   if (!blockDevice) return attachment;
-  const isWhole = (await deviceBytes(path)) === blockDevice.usedBytes;
+  const isWhole = (await deviceBytes(pathOf(attachment))) === blockDevice.usedBytes;
   return { ...attachment, blockDevice: { ...blockDevice, isWhole } };
 }
 

@@ -3,13 +3,16 @@ import type { Readable } from 'node:stream';
 import { NightlatchError } from '#core/errors.ts';
 import { MIB } from '#core/sizes.ts';
 import { tellingDiskFull, writeAll } from '#host/files.ts';
+import { blockDeviceOf, pathOf } from '#host/storage/attachment.ts';
 import type { DiskAttachment } from '#host/storage/storage-driver.ts';
 
 const CHUNK = 64 * 1024;
 const ZEROS = Buffer.alloc(CHUNK);
 
 /** The bytes of a medium that are its disk's, from the first to the last. */
-export async function readMedium({ path, blockDevice }: DiskAttachment): Promise<Readable> {
+export async function readMedium(attachment: DiskAttachment): Promise<Readable> {
+  const path = pathOf(attachment);
+  const blockDevice = blockDeviceOf(attachment);
   const file = await open(path, 'r');
   const end = blockDevice ? { end: blockDevice.usedBytes - 1 } : {};
   return file.createReadStream({ highWaterMark: MIB, ...end });
@@ -20,7 +23,9 @@ export async function readMedium({ path, blockDevice }: DiskAttachment): Promise
  * more bytes come than the medium has, of a raw one.
  */
 export async function receiveMedium(attachment: DiskAttachment, bytes: Readable, doing: string): Promise<void> {
-  const { path, format, blockDevice } = attachment;
+  const { format } = attachment;
+  const path = pathOf(attachment);
+  const blockDevice = blockDeviceOf(attachment);
   await tellingDiskFull(doing, path, async () => {
     await using file = await open(path, 'r+');
     const expected = format === 'raw' ? (blockDevice?.usedBytes ?? (await file.stat()).size) : null;

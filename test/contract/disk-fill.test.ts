@@ -9,6 +9,7 @@ import { NightlatchError } from '#core/errors.ts';
 import { type HostPath, type ImageId, newId } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
 import { GIB, MIB } from '#core/sizes.ts';
+import { pathOf } from '#host/storage/attachment.ts';
 import { checkImageFits, fillDisk } from '#host/storage/fill.ts';
 import {
   type DiskLab,
@@ -66,7 +67,7 @@ for (const storage of storageUnderTest) {
           assert.ok((await readFile(path)).subarray(0, image.length).equals(image));
         });
         if (encryption === null && !isBlockDevice(storage))
-          assert.ok(statSync(lab.driver(storage).attachment(disk).path).blocks * 512 < 4 * MIB);
+          assert.ok(statSync(pathOf(lab.driver(storage).attachment(disk))).blocks * 512 < 4 * MIB);
       });
 
       test('what another disk holds, its zeros included, beyond the end of which nothing is promised', async () => {
@@ -87,7 +88,7 @@ for (const storage of storageUnderTest) {
           assert.ok((await readFile(path)).subarray(0, written.length).equals(written));
         });
         if (isZeroed() && !isBlockDevice(storage))
-          assert.ok(statSync(lab.driver(storage).attachment(to).path).blocks * 512 < 8 * MIB);
+          assert.ok(statSync(pathOf(lab.driver(storage).attachment(to))).blocks * 512 < 8 * MIB);
       });
 
       test('a file system that is clean, however large', async () => {

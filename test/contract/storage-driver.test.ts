@@ -9,6 +9,8 @@ import { type DiskId, newId } from '#core/ids.ts';
 import { Secret } from '#core/secret.ts';
 import { GIB, MIB } from '#core/sizes.ts';
 import { readUpTo, writeAll } from '#host/files.ts';
+import { pathOf, placeOf } from '#host/storage/attachment.ts';
+import type { DiskAttachment } from '#host/storage/storage-driver.ts';
 import {
   type DiskLab,
   diskLab,
@@ -19,6 +21,8 @@ import {
   makeDisk,
   makeImage,
   mediumOf,
+  pool,
+  rbd,
   sizeOf,
   smallTmpfs,
   someDisk,
@@ -26,6 +30,17 @@ import {
   tell,
   withPlaintext,
 } from '#test/support/disk-lab.ts';
+
+/** Bytes that a medium takes. */
+function roomOf(attachment: DiskAttachment): number {
+  if (!('rbd' in attachment)) return statSync(attachment.path).blocks * 512;
+  return JSON.parse(rbd('du', '--format', 'json', placeOf(attachment))).images.at(-1).used_size;
+}
+
+function cutShort(attachment: DiskAttachment, bytes: number): void {
+  if ('rbd' in attachment) rbd('resize', '--no-progress', '--allow-shrink', '--size', `${bytes}B`, placeOf(attachment));
+  else truncateSync(attachment.path, bytes);
+}
 
 const code = (expected: string) => (error: unknown) => error instanceof NightlatchError && error.code === expected;
 
@@ -55,7 +70,7 @@ for (const storage of storageUnderTest) {
         if (isBlockDevice(storage)) return assert.equal(lab.driver(storage).capabilities.blockDevice, true);
         const disk = some({ sizeBytes: 100 * GIB });
         await makeDisk(lab, disk, key);
-        assert.ok(statSync(lab.driver(storage).attachment(disk).path).blocks * 512 < 3 * MIB);
+        assert.ok(roomOf(lab.driver(storage).attachment(disk)) < 5 * MIB);
       });
 
       test('creating again starts over', async () => {
@@ -82,10 +97,12 @@ for (const storage of storageUnderTest) {
         };
         for (const [role, name] of Object.entries(roles)) {
           const disk = some({ role: role as DiskSpec['role'], ordinal: role === 'ephemeral' ? 1 : 0 });
-          const { path, format } = lab.driver(storage).attachment(disk);
+          const attachment = lab.driver(storage).attachment(disk);
           const volume = `/dev/${process.env.NIGHTLATCH_TEST_VOLUME_GROUP}/${disk.ownerId}_${name}`;
-          assert.equal(path, isBlockDevice(storage) ? volume : `${lab.disksDirectory}/${disk.ownerId}/${name}`);
-          assert.equal(format, isBlockDevice(storage) ? 'raw' : storage);
+          const file = `${lab.disksDirectory}/${disk.ownerId}/${name}`;
+          const places = { lvm: volume, rbd: `${pool?.name}/${disk.ownerId}_${name}`, raw: file, qcow2: file };
+          assert.equal(placeOf(attachment), places[storage]);
+          assert.equal(attachment.format, storage === 'qcow2' ? 'qcow2' : 'raw');
         }
       });
 
@@ -94,15 +111,17 @@ for (const storage of storageUnderTest) {
         const second = some({ ownerId: first.ownerId, ordinal: 1, id: newId<DiskId>() });
         const driver = lab.driver(storage);
         for (const disk of [first, second]) await driver.create(disk, null);
-        const folder = dirname(driver.attachment(first).path);
-        const left = () =>
-          readdirSync(folder).filter((name) => (isBlockDevice(storage) ? name.startsWith(first.ownerId) : true));
+        const folder = dirname(placeOf(driver.attachment(first)));
+        const names = () => (storage === 'rbd' ? rbd('ls', folder).split('\n') : readdirSync(folder));
+        const isShared = isBlockDevice(storage) || storage === 'rbd';
+        const left = () => names().filter((name) => !isShared || name.startsWith(first.ownerId));
         await driver.delete(first);
         await driver.delete(first);
-        assert.deepEqual(left(), [basename(driver.attachment(second).path)]);
+        assert.deepEqual(left(), [basename(placeOf(driver.attachment(second)))]);
         await driver.delete(second);
         await driver.delete(second);
-        assert.ok(!existsSync(folder) || (isBlockDevice(storage) && left().length === 0));
+        if (isShared) assert.deepEqual(left(), []);
+        else assert.equal(existsSync(folder), false);
       });
 
       test('a medium that is gone or cut short has no header region', async () => {
@@ -112,7 +131,7 @@ for (const storage of storageUnderTest) {
         await assert.rejects(driver.headerRegion(disk), code(expected));
         if (isBlockDevice(storage)) return;
         await driver.create(disk, null);
-        truncateSync(driver.attachment(disk).path, 4096);
+        cutShort(driver.attachment(disk), 4096);
         await assert.rejects(driver.headerRegion(disk), code('disk-header-missing'));
       });
 
@@ -159,8 +178,7 @@ for (const storage of storageUnderTest) {
           assert.equal(await at(path, 0), 'MARKER');
         });
         if (storage !== 'qcow2') return;
-        const { path } = driver.attachment(larger);
-        assert.equal(tell('qemu-img', 'info', path).status, 0);
+        assert.equal(tell('qemu-img', 'info', pathOf(driver.attachment(larger))).status, 0);
       });
 
       test('a copy is the same medium, a second time too, and shares nothing with what it is a copy of', async () => {
@@ -191,6 +209,8 @@ for (const storage of storageUnderTest) {
           assert.equal((await readFile(path)).toString('latin1', 0, 5), 'TWICE'),
         );
         await driver.delete(copy);
+        if (storage === 'rbd')
+          assert.equal(rbd('trash', 'ls', '--all', pool?.name ?? ''), '', 'what they shared stays');
       });
 
       test('a copy takes no more room than what it is a copy of, and no longer for what was never written', async () => {
@@ -199,7 +219,7 @@ for (const storage of storageUnderTest) {
         const [source, copy] = [some({ sizeBytes: 100 * GIB }), some({ sizeBytes: 100 * GIB })];
         await makeDisk(lab, source, key);
         await driver.copy(driver.attachment(source), copy);
-        assert.ok(statSync(driver.attachment(copy).path).blocks * 512 < 3 * MIB);
+        assert.ok(roomOf(driver.attachment(copy)) < 5 * MIB);
         for (const disk of [source, copy]) await driver.delete(disk);
       });
 
@@ -207,11 +227,12 @@ for (const storage of storageUnderTest) {
         const source = some({ sizeBytes: 4 * MIB });
         await makeDisk(lab, source, key);
         const from = lab.driver(storage).attachment(source);
+        if (storage === 'rbd') return assert.ok(roomOf(from) < 5 * MIB, 'a pool gives no room when a disk is made');
         if (isBlockDevice(storage)) {
           if (process.env.NIGHTLATCH_TEST_THIN_POOL) return;
           const large = some({ sizeBytes: 1024 * GIB });
           await assert.rejects(lab.driver(storage).copy(from, large), code('disk-full'));
-          return assert.equal(existsSync(lab.driver(storage).attachment(large).path), false);
+          return assert.equal(existsSync(pathOf(lab.driver(storage).attachment(large))), false);
         }
         await withPlaintext(lab, source, key, (path) => writeFile(path, Buffer.alloc(4 * MIB, 'x'), { flag: 'r+' }));
         await using small = await smallTmpfs('size=1m');
@@ -223,12 +244,13 @@ for (const storage of storageUnderTest) {
       });
 
       test('a full host gives disk-full and keeps nothing', async () => {
+        if (storage === 'rbd') return;
         if (isBlockDevice(storage)) {
           // More than the whole volume group of the tests has.
           if (process.env.NIGHTLATCH_TEST_THIN_POOL) return;
           const disk = some({ sizeBytes: 1024 * GIB });
           await assert.rejects(lab.driver(storage).create(disk, null), code('disk-full'));
-          return assert.equal(existsSync(lab.driver(storage).attachment(disk).path), false);
+          return assert.equal(existsSync(pathOf(lab.driver(storage).attachment(disk))), false);
         }
         // Two inodes: the root folder's and one more, which is not enough for a folder and a file.
         await using small = await smallTmpfs('size=16m,nr_inodes=2');

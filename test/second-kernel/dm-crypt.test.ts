@@ -9,6 +9,7 @@ import { Secret } from '#core/secret.ts';
 import { MIB } from '#core/sizes.ts';
 import { checkCipher } from '#host/encryption/dm-crypt/probe.ts';
 import type { Medium } from '#host/encryption/encryptor.ts';
+import { pathOf } from '#host/storage/attachment.ts';
 import { type DiskLab, diskLab, holds, makeDisk, mediumOf, someDisk, tell } from '#test/support/disk-lab.ts';
 
 const code = (expected: string) => (error: unknown) => error instanceof NightlatchError && error.code === expected;
@@ -53,7 +54,7 @@ for (const format of ['plain', 'luksv2'] as const) {
       assert.equal(after.includes(volumeKey), false);
       assert.doesNotMatch(after, /crypt/);
       assert.equal(existsSync(path), false);
-      assert.equal(await holds(medium.attachment.path, 'MARKER-OF-THE-GUEST'), false);
+      assert.equal(await holds(pathOf(medium.attachment), 'MARKER-OF-THE-GUEST'), false);
     });
 
     test('that something still holds open loses its key all the same', async () => {

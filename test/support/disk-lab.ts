@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { readFileSync, realpathSync, statSync } from 'node:fs';
@@ -17,20 +18,31 @@ import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
 import { luksEncryptor } from '#host/encryption/luks/encryptor.ts';
 import { FuseExports } from '#host/fuse-exports.ts';
 import { grantPrivilege } from '#host/grant.ts';
+import { placeOf } from '#host/storage/attachment.ts';
 import { defaultClearing } from '#host/storage/lvm/clear.ts';
 import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { exposePlainDisk } from '#host/storage/plaintext.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
-import type { StorageDriver } from '#host/storage/storage-driver.ts';
+import { rbdStorage } from '#host/storage/rbd/driver.ts';
+import type { Pool } from '#host/storage/rbd/images.ts';
+import type { DiskAttachment, FileAttachment, StorageDriver } from '#host/storage/storage-driver.ts';
+
+/** The pool for tests, as NIGHTLATCH_TEST_RBD_POOL says: CONF:USER:POOL. */
+const [conf, user, name] = (process.env.NIGHTLATCH_TEST_RBD_POOL ?? '').split(':');
+export const pool: Pool | null = conf && user && name ? { conf: conf as HostPath, user, name } : null;
+const NO_POOL: Pool = { conf: '/nonexistent' as HostPath, user: '', name: '' };
 
 /**
  * The drivers to test and the formats to test on them: those of any machine, or logical volumes where there is a volume
- * group for tests (NIGHTLATCH_TEST_VOLUME_GROUP, with or without NIGHTLATCH_TEST_THIN_POOL), as in the second kernel.
+ * group for tests (NIGHTLATCH_TEST_VOLUME_GROUP, with or without NIGHTLATCH_TEST_THIN_POOL), as in the second kernel, or images
+ * in the pool of a cluster for tests.
  */
 export const storageUnderTest: readonly StorageFormat[] = process.env.NIGHTLATCH_TEST_VOLUME_GROUP
   ? ['lvm']
-  : fileFormats;
+  : pool !== null
+    ? ['rbd']
+    : fileFormats;
 export const formatsUnderTest: readonly EncryptionFormat[] = process.env.NIGHTLATCH_TEST_VOLUME_GROUP
   ? ((process.env.NIGHTLATCH_TEST_FORMATS ?? 'luks,luksv2,plain').split(',') as EncryptionFormat[])
   : ['luks'];
@@ -52,7 +64,9 @@ export type DiskLab = AsyncDisposable & {
   /** LUKSv1 by QEMU. */
   readonly encryptor: Encryptor;
   encryptorOf(format: EncryptionFormat): Encryptor;
-  driver(storage: DiskSpec['storage']): StorageDriver;
+  driver<Storage extends StorageFormat>(
+    storage: Storage,
+  ): Storage extends 'rbd' ? StorageDriver : StorageDriver<FileAttachment>;
 };
 
 /** Makes a lab; its run directory is memory-backed. Afterwards every disk is locked and all folders are gone. */
@@ -80,6 +94,7 @@ export async function diskLab(disksDirectory?: string, cacheDirectory?: string):
     raw: rawStorage(paths),
     qcow2: qcow2Storage(paths),
     lvm: lvmStorage({ volumeGroup: group, thinPool, noteOf: testNote, clearing: defaultClearing }),
+    rbd: rbdStorage({ pool: pool ?? NO_POOL, runDirectory }),
   };
   const luks = luksEncryptor({ runDirectory, exports });
   const mappings = new Mappings();
@@ -95,7 +110,7 @@ export async function diskLab(disksDirectory?: string, cacheDirectory?: string):
     mappings,
     encryptor: luks,
     encryptorOf: (format) => encryptors[format],
-    driver: (storage) => drivers[storage],
+    driver: (storage) => drivers[storage] as never,
     async [Symbol.asyncDispose]() {
       for (const id of await exports.exported()) await exports.withdraw(id);
       if (group !== '') for (const { name } of await mappings.list()) await mappings.close(name, 'Clearing the lab');
@@ -128,6 +143,22 @@ export function someDisk(wanted: Partial<DiskSpec> = {}): DiskSpec {
 
 export async function mediumOf(driver: StorageDriver, disk: DiskSpec): Promise<Medium> {
   return { attachment: driver.attachment(disk), header: await driver.headerRegion(disk) };
+}
+
+/** All bytes of a medium, read past the service. */
+export function bytesOf(attachment: DiskAttachment): Buffer {
+  if (!('rbd' in attachment)) return readFileSync(attachment.path);
+  const { conf, user } = attachment.rbd;
+  const args = ['--conf', conf, '--id', user, 'export', '--no-progress', placeOf(attachment), '-'];
+  return execFileSync('rbd', args, { maxBuffer: 2 ** 30, stdio: ['ignore', 'pipe', 'pipe'] });
+}
+
+/** What `rbd` tells, or does, in the pool for tests. */
+export function rbd(...args: string[]): string {
+  assert.ok(pool);
+  const { status, text } = tell('rbd', '--conf', pool.conf, '--id', pool.user, ...args);
+  assert.equal(status, 0, text);
+  return text;
 }
 
 /** Creates a disk's medium and formats it when it is encrypted. */

@@ -19,6 +19,9 @@ import { defaultClearing } from '#host/storage/lvm/clear.ts';
 import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
+import { rbdStorage } from '#host/storage/rbd/driver.ts';
+import type { StorageDriver } from '#host/storage/storage-driver.ts';
+import { pool } from '#test/support/disk-lab.ts';
 
 const [verb, disksDirectory, cacheDirectory, runDirectory, json = ''] = process.argv.slice(2) as HostPath[];
 if (!disksDirectory || !cacheDirectory || !runDirectory) throw new Error('usage: see above');
@@ -39,7 +42,8 @@ const driver = {
   raw: rawStorage({ disksDirectory }),
   qcow2: qcow2Storage({ disksDirectory, cacheDirectory }),
   lvm: lvmStorage({ volumeGroup, thinPool: null, noteOf: () => null, clearing: defaultClearing }),
-}[disk.storage];
+  rbd: rbdStorage({ pool: pool ?? { name: '', conf: runDirectory, user: '' }, runDirectory }),
+}[disk.storage] as StorageDriver;
 const medium = { attachment: driver.attachment(disk), header: await driver.headerRegion(disk) };
 
 async function obey(runDirectory: HostPath): Promise<string> {

@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import type { TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { parseTestResults, type TestResult } from '#test/support/test-results.ts';
+import { judge, parseTestResults } from '#test/support/test-results.ts';
 
 export type SecondKernelOptions = {
   /**
@@ -231,9 +231,4 @@ export async function makeDiskImage(path: string, bytes: number): Promise<string
 
 function letter(index: number): string {
   return String.fromCharCode('a'.charCodeAt(0) + index);
-}
-
-function judge({ skipped, error }: TestResult): void {
-  assert.ok(!skipped, 'it was skipped inside the second kernel');
-  if (error !== null) assert.fail(error);
 }

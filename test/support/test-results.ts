@@ -1,3 +1,5 @@
+import assert from 'node:assert/strict';
+
 /** How one test of a run elsewhere went. `name` includes the names of the suites round it. */
 export type TestResult = {
   readonly file: string;
@@ -19,3 +21,9 @@ export function parseTestResults(text: string): TestResult[] {
 }
 
 const PREFIX = 'nightlatch-test ';
+
+/** Fails as that test did. */
+export function judge({ skipped, error }: TestResult): void {
+  assert.ok(!skipped, 'it was skipped');
+  if (error !== null) assert.fail(error);
+}

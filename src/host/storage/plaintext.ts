@@ -1,7 +1,7 @@
 import type { DiskSpec } from '#core/disk.ts';
 import type { HostPath } from '#core/ids.ts';
 import type { FuseExports } from '#host/fuse-exports.ts';
-import { mediumNode } from '#host/storage/block-node.ts';
+import { mediumNode, pathOf } from '#host/storage/attachment.ts';
 import type { DiskAttachment } from '#host/storage/storage-driver.ts';
 
 /**
@@ -17,7 +17,7 @@ export async function exposePlainDisk(
 ): Promise<HostPath> {
   if (disk.encryption !== null) throw new Error('an encrypted disk is unlocked, not exposed');
   const file = mediumNode(attachment);
-  if (attachment.format === 'raw' && file.driver === 'file') return attachment.path;
+  if (attachment.format === 'raw' && file.driver === 'file') return pathOf(attachment);
   const node = attachment.format === 'qcow2' ? { driver: 'qcow2', file } : file;
   return exports.export(disk.id, node, null, `Opening disk ${disk.id}`);
 }

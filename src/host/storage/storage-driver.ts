@@ -15,7 +15,23 @@ export type StorageCapabilities = {
 };
 
 /** How QEMU and libvirt reach a disk. */
-export type DiskAttachment = {
+export type DiskAttachment = FileAttachment | RbdAttachment;
+
+/** An image in a pool of a Ceph cluster, whose first byte is the disk's, its header included. */
+export type RbdAttachment = { readonly format: 'raw'; readonly rbd: RbdImage };
+
+/** See rbd(8). */
+export type RbdImage = {
+  readonly pool: string;
+  readonly image: string;
+  /** Where the cluster is, and with which key we come: see ceph.conf(5). */
+  readonly conf: HostPath;
+  /** Without `client.`. */
+  readonly user: string;
+};
+
+/** A file, or a block device. */
+export type FileAttachment = {
   readonly path: HostPath;
   /** QEMU's name of the layer that lies on the medium: `raw` or `qcow2`. */
   readonly format: 'raw' | 'qcow2';
@@ -46,7 +62,7 @@ export type HeaderRegion = {
  * Keeps disks on one kind of medium. It never holds a key: what must be encrypted is written by an `Encryptor` and by
  * QEMU through what `attachment` returns.
  */
-export interface StorageDriver {
+export interface StorageDriver<Attachment extends DiskAttachment = DiskAttachment> {
   readonly capabilities: StorageCapabilities;
 
   /** Does ahead of time what the first `create` on a host would otherwise wait for. *Repeat*: fine. */
@@ -82,7 +98,7 @@ export interface StorageDriver {
   grow(disk: DiskSpec, hadBytes: number): Promise<void>;
 
   /** How libvirt and QEMU reach the disk. Pure: says nothing of whether the medium exists. */
-  attachment(disk: DiskSpec): DiskAttachment;
+  attachment(disk: DiskSpec): Attachment;
 
   /**
    * Where the header of an encrypted disk lies. *Throws* disk-header-missing when the medium is gone or has

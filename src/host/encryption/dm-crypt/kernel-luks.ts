@@ -1,6 +1,7 @@
 import { SECTOR } from '#core/sizes.ts';
 import { type MappingOptions, openMapping } from '#host/encryption/dm-crypt/opening.ts';
 import type { Encryptor } from '#host/encryption/encryptor.ts';
+import { pathOf } from '#host/storage/attachment.ts';
 import type { Mappings } from './mappings.ts';
 import { resumeLuks, suspendMapping } from './suspending.ts';
 
@@ -19,7 +20,7 @@ export function kernelLuksEncryptor(headers: Encryptor, mappings: Mappings, opti
       const opening = {
         args: ['--type', 'luks1'],
         resize: true,
-        medium: medium.attachment.path,
+        medium: pathOf(medium.attachment),
         uuidPrefix: `CRYPT-LUKS1-${facts.uuid.replaceAll('-', '')}-`,
         cipher: facts.cipher,
         offsetBytes: facts.payloadOffsetBytes,

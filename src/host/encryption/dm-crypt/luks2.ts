@@ -9,6 +9,7 @@ import { overwriteHeader } from '#host/encryption/overwrite-header.ts';
 import { keptPart, type LuksLayout, rekeyHeader } from '#host/encryption/rekey-header.ts';
 import { restoreHeader } from '#host/encryption/restore-header.ts';
 import { run } from '#host/exec.ts';
+import { pathOf } from '#host/storage/attachment.ts';
 import { LUKS_MAGIC, LUKS2_METADATA_BYTES, type Luks2Facts, parseLuks2Header } from './luks2-header.ts';
 import type { Mappings } from './mappings.ts';
 import { resumeLuks, suspendMapping } from './suspending.ts';
@@ -37,7 +38,7 @@ export function luks2Encryptor(mappings: Mappings, options: MappingOptions, runD
       const doing = `Formatting disk ${disk.id}`;
       if (disk.encryption !== 'luksv2') throw new Error(`the LUKS2 encryptor was given a disk of ${disk.encryption}`);
       if (medium.header.length !== LUKS2_HEADER_BYTES) throw headerMissing(disk, medium);
-      const device = medium.attachment.path;
+      const device = pathOf(medium.attachment);
       await run('cryptsetup', [...formatArguments(disk), device], { doing, stdin: key, timeoutMs: TIMEOUT_MS });
       const test = ['open', '--type', 'luks2', '--test-passphrase', '--key-file=-', device];
       await run('cryptsetup', test, { doing, stdin: key, timeoutMs: TIMEOUT_MS });
@@ -49,7 +50,7 @@ export function luks2Encryptor(mappings: Mappings, options: MappingOptions, runD
       const opening = {
         args: ['--type', 'luks2'],
         resize: true,
-        medium: medium.attachment.path,
+        medium: pathOf(medium.attachment),
         uuidPrefix: `CRYPT-LUKS2-${facts.uuid.replaceAll('-', '')}-`,
         cipher: facts.cipher,
         offsetBytes: facts.payloadOffsetBytes,

@@ -3,6 +3,7 @@ import { NightlatchError } from '#core/errors.ts';
 import { type MappingOptions, openMapping } from '#host/encryption/dm-crypt/opening.ts';
 import { sectorBytesFor } from '#host/encryption/dm-crypt/sectors.ts';
 import type { Encryptor, Medium } from '#host/encryption/encryptor.ts';
+import { pathOf } from '#host/storage/attachment.ts';
 import type { Mappings } from './mappings.ts';
 import { resumePlain, suspendMapping } from './suspending.ts';
 
@@ -55,7 +56,7 @@ export function plainEncryptor(mappings: Mappings, options: MappingOptions): Enc
       const opening = {
         args: ['--type', 'plain', ...how, '--sector-size', String(sectorBytes)],
         resize: false,
-        medium: medium.attachment.path,
+        medium: pathOf(medium.attachment),
         uuidPrefix: 'CRYPT-PLAIN-',
         cipher,
         offsetBytes: 0,

@@ -10,7 +10,7 @@ import { keptPart, type LuksLayout, rekeyHeader } from '#host/encryption/rekey-h
 import { restoreHeader } from '#host/encryption/restore-header.ts';
 import { tellingDiskFull } from '#host/files.ts';
 import type { BlockNode, FuseExports } from '#host/fuse-exports.ts';
-import { mediumNode } from '#host/storage/block-node.ts';
+import { mediumNode } from '#host/storage/attachment.ts';
 
 /** The key material of the first slot follows the header proper, in a sector of its own. */
 export const LUKS1_LAYOUT: LuksLayout = {

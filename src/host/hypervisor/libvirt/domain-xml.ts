@@ -1,7 +1,8 @@
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath, ServerId } from '#core/ids.ts';
 import type { DiskCopy, DomainDisk, DomainSpec } from '#host/hypervisor/hypervisor.ts';
-import type { DiskAttachment } from '#host/storage/storage-driver.ts';
+import { placeOf } from '#host/storage/attachment.ts';
+import type { DiskAttachment, RbdAttachment } from '#host/storage/storage-driver.ts';
 import { element, text, type Xml } from './xml.ts';
 
 /** The namespace of our metadata; a domain is ours when it carries some. */
@@ -97,7 +98,7 @@ function devices(spec: DomainSpec, host: DomainHost): Xml {
 export function diskXml({ attachment, target, device, serial, encryption, readonly }: DomainDisk): Xml {
   return element(
     'disk',
-    { type: attachment.blockDevice ? 'block' : 'file', device },
+    { type: diskType(attachment), device },
     element('driver', { name: 'qemu', type: attachment.format, cache: 'writeback', io: 'threads' }),
     source(attachment, encryption),
     element('target', { dev: target, bus: device === 'cdrom' ? 'sata' : 'virtio' }),
@@ -110,19 +111,32 @@ export function diskXml({ attachment, target, device, serial, encryption, readon
 export function copyXml({ attachment, encryption }: DiskCopy): Xml {
   return element(
     'disk',
-    { type: attachment.blockDevice ? 'block' : 'file' },
+    { type: diskType(attachment) },
     element('driver', { name: 'qemu', type: attachment.format, cache: 'writeback' }),
     source(attachment, encryption),
   );
 }
 
 /** A block device may be larger than the disk; the guest sees a slice of exactly the disk's size. QEMU cannot make a slice larger. */
-function source({ path, blockDevice }: DiskAttachment, encryption: DomainDisk['encryption']): Xml {
+function source(attachment: DiskAttachment, encryption: DomainDisk['encryption']): Xml {
   const inside = encryption && encryptionXml(encryption);
+  if ('rbd' in attachment) return rbdSource(attachment, inside);
+  const { path, blockDevice } = attachment;
   if (!blockDevice) return element('source', { file: path }, inside);
   if (blockDevice.isWhole) return element('source', { dev: path }, inside);
   const slice = element('slice', { type: 'storage', offset: 0, size: blockDevice.usedBytes });
   return element('source', { dev: path }, element('slices', {}, slice), inside);
+}
+
+function diskType(attachment: DiskAttachment): 'network' | 'block' | 'file' {
+  if ('rbd' in attachment) return 'network';
+  return attachment.blockDevice ? 'block' : 'file';
+}
+
+/** ceph.conf says where the cluster is. */
+function rbdSource(attachment: RbdAttachment, inside: Xml | null): Xml {
+  const config = element('config', { file: attachment.rbd.conf });
+  return element('source', { protocol: 'rbd', name: placeOf(attachment) }, config, inside);
 }
 
 function encryptionXml({ format, secretUuid }: NonNullable<DomainDisk['encryption']>): Xml {

@@ -1,5 +1,6 @@
 import { XMLBuilder, XMLParser } from 'fast-xml-parser';
 import type { DomainSpec, PresentDisk } from '#host/hypervisor/hypervisor.ts';
+import { placeOf } from '#host/storage/attachment.ts';
 import type { DomainHost } from './domain-xml.ts';
 import { escapeXml, unescapeXml } from './xml.ts';
 
@@ -52,8 +53,8 @@ export function disksIn(xml: string): PresentDisk[] {
 }
 
 function pathIn(parts: readonly Node[]): string {
-  const { dev, file } = attributesOf(parts, 'source');
-  return unescapeXml(dev ?? file ?? '');
+  const { dev, file, name } = attributesOf(parts, 'source');
+  return unescapeXml(dev ?? file ?? name ?? '');
 }
 
 function textOf(node: Node | undefined, name: string): string {
@@ -66,7 +67,9 @@ function updateDisk(parts: readonly Node[], spec: DomainSpec): void {
   const target = attributesOf(parts, 'target').dev;
   const disk = spec.disks.find((candidate) => candidate.target === target);
   if (disk === undefined) return;
-  attributesOf(parts, 'source')[disk.attachment.blockDevice ? 'dev' : 'file'] = escapeXml(disk.attachment.path);
+  const { attachment } = disk;
+  const named = 'rbd' in attachment ? 'name' : attachment.blockDevice ? 'dev' : 'file';
+  attributesOf(parts, 'source')[named] = escapeXml(placeOf(attachment));
   if (disk.encryption === null) return;
   const inSource = parts.flatMap((part) => (part.source ? childNodes(part, 'source') : []));
   const encryption = [...inSource, ...parts].flatMap((part) => (part.encryption ? childNodes(part, 'encryption') : []));

@@ -4,11 +4,12 @@ import { type HostPath, isUuid, type ServerId } from '#core/ids.ts';
 import { LUKS1_HEADER_BYTES, LUKS2_HEADER_BYTES } from '#core/sizes.ts';
 import { run } from '#host/exec.ts';
 import { syncFile } from '#host/files.ts';
+import { pathOf } from '#host/storage/attachment.ts';
 import { diskName } from '#host/storage/disk-file.ts';
 import { headerInFile } from '#host/storage/header-file.ts';
 import { type Clearing, clearVolume } from '#host/storage/lvm/clear.ts';
 import { type Volume, Volumes } from '#host/storage/lvm/volumes.ts';
-import type { StorageDriver } from '#host/storage/storage-driver.ts';
+import type { FileAttachment, StorageDriver } from '#host/storage/storage-driver.ts';
 
 export type LvmOptions = {
   /** Exists; what else lies in it is left alone. */
@@ -35,7 +36,7 @@ const COPY_TIMEOUT_MS = 24 * 60 * 60_000;
  * A volume is a whole number of extents; the disk is its first `blockDevice.usedBytes` bytes. Volumes that take their
  * room whole lie where others lay: an unencrypted disk is zeroed before anyone sees it, an encrypted one shows noise.
  */
-export function lvmStorage({ volumeGroup, thinPool, noteOf, clearing }: LvmOptions): StorageDriver {
+export function lvmStorage({ volumeGroup, thinPool, noteOf, clearing }: LvmOptions): StorageDriver<FileAttachment> {
   const volumes = new Volumes(volumeGroup);
   const find = async (disk: DiskSpec, doing: string): Promise<Volume | 'foreign' | null> => {
     const volume = await volumes.find(volumeName(disk), doing);
@@ -68,13 +69,14 @@ export function lvmStorage({ volumeGroup, thinPool, noteOf, clearing }: LvmOptio
       if (thinPool === null) await zero(disk, path, doing);
     },
 
-    async copy({ path: from }, disk) {
+    async copy(source, disk) {
+      const from = pathOf(source);
       const doing = `Copying ${from} to disk ${disk.id}`;
       const path = await make(disk, doing);
-      const source = { driver: 'raw', size: usedBytes(disk), file: { driver: 'host_device', filename: from } };
+      const node = { driver: 'raw', size: usedBytes(disk), file: { driver: 'host_device', filename: from } };
       // Zeros are written to a volume that lies where others lay; a thin one has them already.
       const zeros = thinPool === null ? ['-S', '0'] : ['--target-is-zero'];
-      const args = ['convert', '-n', ...zeros, '-O', 'raw', `json:${JSON.stringify(source)}`, path];
+      const args = ['convert', '-n', ...zeros, '-O', 'raw', `json:${JSON.stringify(node)}`, path];
       await run('qemu-img', args, { doing, timeoutMs: COPY_TIMEOUT_MS });
       await syncFile(path);
     },

@@ -6,6 +6,7 @@ import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import { run } from '#host/exec.ts';
 import { hasCode, readUpTo, syncFolder, tellingDiskFull, writeAll } from '#host/files.ts';
+import { pathOf } from '#host/storage/attachment.ts';
 import { copyDiskFile } from '#host/storage/copy-file.ts';
 import { diskFile, makeDiskFolder, removeDiskFile } from '#host/storage/disk-file.ts';
 import { headerInFile } from '#host/storage/header-file.ts';
@@ -16,7 +17,7 @@ import {
   LONGEST_QCOW2_HEADER,
 } from '#host/storage/qcow2/header.ts';
 import { Skeleton, skeletonPassphrase } from '#host/storage/qcow2/skeleton.ts';
-import type { HeaderRegion, StorageDriver } from '#host/storage/storage-driver.ts';
+import type { FileAttachment, HeaderRegion, StorageDriver } from '#host/storage/storage-driver.ts';
 
 /** Bytes zeroed at the start of the skeleton's encryption header: its magic, volume key digest and key slots. */
 const HEADER_START_BYTES = 4096;
@@ -39,7 +40,7 @@ export function qcow2Storage({
   readonly cacheDirectory: HostPath;
   /** Whether a disk from an image is an overlay over it, or a copy of its own. */
   readonly overlays?: boolean;
-}): StorageDriver {
+}): StorageDriver<FileAttachment> {
   const skeleton = Skeleton.in(cacheDirectory);
   const fileOf = (disk: DiskSpec) => diskFile(disksDirectory, disk);
   return {
@@ -65,7 +66,7 @@ export function qcow2Storage({
       }
     },
 
-    copy: ({ path }, disk) => copyDiskFile(path, disk, disksDirectory),
+    copy: (from, disk) => copyDiskFile(pathOf(from), disk, disksDirectory),
 
     delete: (disk) => removeDiskFile(disksDirectory, disk),
 

@@ -5,10 +5,11 @@ import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import { LUKS1_HEADER_BYTES } from '#core/sizes.ts';
 import { hasCode, syncFolder, tellingDiskFull } from '#host/files.ts';
+import { pathOf } from '#host/storage/attachment.ts';
 import { copyDiskFile } from '#host/storage/copy-file.ts';
 import { diskFile, makeDiskFolder, removeDiskFile } from '#host/storage/disk-file.ts';
 import { headerInFile } from '#host/storage/header-file.ts';
-import type { StorageDriver } from '#host/storage/storage-driver.ts';
+import type { FileAttachment, StorageDriver } from '#host/storage/storage-driver.ts';
 
 /**
  * Keeps each disk as a file `<disks directory>/<server id>/<name>` whose bytes are the disk's, after the header if it is
@@ -18,7 +19,7 @@ import type { StorageDriver } from '#host/storage/storage-driver.ts';
  * Nova does unless `preallocate_images` says otherwise. The price is that a full host is met by a guest's write, not by
  * the creation of its disk.
  */
-export function rawStorage({ disksDirectory }: { readonly disksDirectory: HostPath }): StorageDriver {
+export function rawStorage({ disksDirectory }: { readonly disksDirectory: HostPath }): StorageDriver<FileAttachment> {
   const fileOf = (disk: DiskSpec) => diskFile(disksDirectory, disk);
   return {
     capabilities: { formats: ['luks'], copyOnWrite: false, zeroUntilWritten: false, blockDevice: false },
@@ -37,7 +38,7 @@ export function rawStorage({ disksDirectory }: { readonly disksDirectory: HostPa
       }
     },
 
-    copy: ({ path }, disk) => copyDiskFile(path, disk, disksDirectory),
+    copy: (from, disk) => copyDiskFile(pathOf(from), disk, disksDirectory),
 
     delete: (disk) => removeDiskFile(disksDirectory, disk),
 

@@ -1,0 +1,131 @@
+import { NightlatchError } from '#core/errors.ts';
+import type { HostPath } from '#core/ids.ts';
+import { run } from '#host/exec.ts';
+
+/** A pool of a Ceph cluster, and who asks. */
+export type Pool = {
+  readonly name: string;
+  /** ceph.conf(5): where the cluster is, and in which keyring our key. */
+  readonly conf: HostPath;
+  /** Without `client.`. */
+  readonly user: string;
+};
+
+/** What `rbd info` tells of an image. */
+export type Image = {
+  readonly sizeBytes: number;
+  /** What it was cloned from and still shares data with. `isTrash`: that is deleted but for what its clones share. */
+  readonly parent: { readonly id: string; readonly isTrash: boolean } | null;
+};
+
+const TIMEOUT_MS = 60_000;
+/** Whatever takes as long as an image is large. */
+const LONG_TIMEOUT_MS = 24 * 60 * 60_000;
+// rbd(8) ends with the number of a system error.
+const ENOENT = 2;
+const EBUSY = 16;
+const EEXIST = 17;
+const ENOTEMPTY = 39;
+
+/** The images of one pool, by `rbd`. Every verb *throws* program-missing, program-failed. */
+export class Images {
+  readonly pool: Pool;
+
+  constructor(pool: Pool) {
+    this.pool = pool;
+  }
+
+  /** Null: there is none of that name. */
+  async find(name: string, doing: string): Promise<Image | null> {
+    const { code, stdout } = await this.#rbd(['info', '--format', 'json', this.#spec(name)], doing, [ENOENT]);
+    return code === ENOENT ? null : parseImage(stdout);
+  }
+
+  async list(doing: string): Promise<string[]> {
+    const { stdout } = await this.#rbd(['ls', '--format', 'json', this.pool.name], doing);
+    return JSON.parse(stdout) as string[];
+  }
+
+  /** All of it reads as zeros. *Repeat*: one that is there is left as it is. */
+  async create(name: string, sizeBytes: number, doing: string): Promise<void> {
+    await this.#rbd(['create', '--size', `${sizeBytes}B`, this.#spec(name)], doing, [EEXIST]);
+  }
+
+  /**
+   * Makes an image that holds what another one does at this instant, in constant time. Neither sees what is written to the
+   * other; the other one may be removed before it.
+   * *Crash*: leaves at most a snapshot `clone`, which a repeat uses no more than once.
+   */
+  async clone(from: string, clone: string, doing: string): Promise<void> {
+    const snapshot = `${this.#spec(from)}@${clone}`;
+    // One that a crash left is of another instant.
+    await this.#removeSnapshot(snapshot, doing);
+    await this.#rbd(['snap', 'create', '--no-progress', snapshot], doing);
+    // Format 2: what clones share outlives its snapshot, without anyone protecting it.
+    await this.#rbd(['clone', '--rbd-default-clone-format', '2', snapshot, this.#spec(clone)], doing);
+    await this.#removeSnapshot(snapshot, doing);
+  }
+
+  async resize(name: string, sizeBytes: number, doing: string): Promise<void> {
+    await this.#rbd(['resize', '--no-progress', '--size', `${sizeBytes}B`, this.#spec(name)], doing);
+  }
+
+  /**
+   * Removes an image; one whose data clones share goes to the trash until the last of them is removed. *Repeat*: fine.
+   * *Throws* disk-in-use while somebody has it open.
+   */
+  async remove(name: string, doing: string): Promise<void> {
+    const image = await this.find(name, doing);
+    if (image === null) return;
+    const spec = this.#spec(name);
+    // Such as one that a clone left that was cut short; what clones share stays.
+    await this.#rbd(['snap', 'purge', '--no-progress', spec], doing, [ENOENT]);
+    const args = ['rm', '--no-progress', spec];
+    const { code, stderr } = await this.#rbd(args, doing, [ENOENT, EBUSY, ENOTEMPTY], LONG_TIMEOUT_MS);
+    if (code === EBUSY) throw new NightlatchError('disk-in-use', { doing, disk: name, reason: lastLine(stderr) });
+    if (code === ENOTEMPTY) await this.#rbd(['trash', 'mv', spec], doing, [ENOENT]);
+    else if (image.parent?.isTrash) await this.#emptyTrash(image.parent.id, doing);
+  }
+
+  /** Removes what is in the trash, unless other clones share it still; and what it was itself a clone of. */
+  async #emptyTrash(id: string, doing: string): Promise<void> {
+    const args = ['info', '--format', 'json', '--pool', this.pool.name, '--image-id', id];
+    const { code, stdout } = await this.#rbd(args, doing, [ENOENT]);
+    if (code === ENOENT) return;
+    const { parent } = parseImage(stdout);
+    const trashed = ['trash', 'rm', '--no-progress', `${this.pool.name}/${id}`];
+    const removed = await this.#rbd(trashed, doing, [ENOENT, EBUSY, ENOTEMPTY], LONG_TIMEOUT_MS);
+    if (removed.code !== ENOTEMPTY && removed.code !== EBUSY && parent?.isTrash)
+      await this.#emptyTrash(parent.id, doing);
+  }
+
+  async #removeSnapshot(snapshot: string, doing: string): Promise<void> {
+    await this.#rbd(['snap', 'rm', '--no-progress', snapshot], doing, [ENOENT]);
+  }
+
+  /** Writes what an `rbd export-diff` would have written to a file. */
+  async applyDiff(name: string, file: string, doing: string): Promise<void> {
+    await this.#rbd(['import-diff', '--no-progress', file, this.#spec(name)], doing);
+  }
+
+  #spec(name: string): string {
+    return `${this.pool.name}/${name}`;
+  }
+
+  #rbd(args: readonly string[], doing: string, tolerate: readonly number[] = [], timeoutMs = TIMEOUT_MS) {
+    const { conf, user } = this.pool;
+    return run('rbd', ['--conf', conf, '--id', user, ...args], { doing, tolerate, timeoutMs });
+  }
+}
+
+function parseImage(json: string): Image {
+  const { size, parent } = JSON.parse(json) as {
+    readonly size: number;
+    readonly parent?: { readonly id: string; readonly trash: boolean };
+  };
+  return { sizeBytes: size, parent: parent ? { id: parent.id, isTrash: parent.trash } : null };
+}
+
+function lastLine(text: string): string {
+  return text.trim().split('\n').at(-1) ?? '';
+}

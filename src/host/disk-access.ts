@@ -78,7 +78,8 @@ export class DiskAccess {
     const medium = await this.medium(disk);
     const isUnkept = !isCopy && (await headerBackups.list(disk.id)).length === 0;
     if (isUnkept) await this.keepHeader(disk);
-    await encryptor.rekey?.(disk, medium, from, to, (header) => headerBackups.keep(disk, toId, header));
+    const keep = (header: Buffer) => headerBackups.keep(disk, toId, header);
+    await encryptor.rekey?.(disk, medium, from, to, { keep, isCopy });
   }
 
   /** Keeps the header that an encrypted disk has, if its format has one. */

@@ -27,6 +27,7 @@ const UUID = '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}';
 const VOLUME = new RegExp(
   `^(${UUID}_[a-z][a-z0-9_.]{0,40}|(volume-|_snapshot-|backup-|image-)${UUID}(\\.g\\d{1,9})?)$`,
 );
+const UUID_ALONE = new RegExp(`^${UUID}$`);
 const MAPPING = new RegExp(`^nl-${UUID}-${UUID}$`);
 const FIELDS = /^[a-z]+_[a-z_]+(,[a-z]+_[a-z_]+){0,9}$/;
 const TAG = new RegExp(`^nightlatch:(disk:${UUID}|note:[A-Za-z0-9_+.:-]{1,200})$`);
@@ -51,6 +52,7 @@ const holes = {
   cipher: (word) => /^(?!null|cipher)[a-z0-9]+-[a-z0-9]+-[a-z0-9]+$/.test(word),
   hash: (word) => /^sha(1|256|384|512)$/.test(word),
   sector: (word) => word === '512' || word === '4096',
+  uuid: (word) => UUID_ALONE.test(word),
   number: (word) => /^\d{1,15}$/.test(word),
   bytes: (word) => /^\d{1,17}b$/.test(word),
   label: (word) => /^[A-Za-z0-9][A-Za-z0-9_.-]{0,15}$/.test(word),

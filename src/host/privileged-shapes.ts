@@ -69,6 +69,7 @@ export const serviceShapes = {
     // The new key comes by descriptor 3.
     'luksAddKey -q [--pbkdf pbkdf2] --pbkdf-force-iterations <number> --hash <hash> --key-file=- <file> /dev/fd/3',
     'luksKillSlot -q <file> <number>',
+    'luksUUID -q --uuid <uuid> <file>',
     'luksDump <file>',
   ],
   // A whole table, its key in it: it could name any device, so the helper does not take it.

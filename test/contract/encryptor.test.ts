@@ -48,7 +48,7 @@ async function writeHeader({ attachment, header }: Medium, bytes: Buffer): Promi
 const combinations = storageUnderTest.flatMap((storage) => formatsUnderTest.map((format) => ({ storage, format })));
 
 /** Of a rekeying whose header nobody keeps. */
-const unkept = async () => {};
+const unkept = { keep: async () => {} };
 
 for (const { storage, format } of combinations) {
   const attach = format === 'luks' && engineUnderTest === 'qemu' ? 'qemu' : 'device';
@@ -162,10 +162,11 @@ for (const { storage, format } of combinations) {
       await withPlaintext(lab, disk, key, (path) => writeFile(path, 'MARKER', { flag: 'r+' }));
       const before = await keptHeader?.(disk, medium);
       const kept: Buffer[] = [];
-      await encryptor().rekey?.(disk, medium, key, to, async (bytes) => {
+      const keep = async (bytes: Buffer) => {
         assert.equal((await encryptor().inspect(disk, medium)).activeKeySlots.length, 2, 'it is kept before');
         kept.push(bytes);
-      });
+      };
+      await encryptor().rekey?.(disk, medium, key, to, { keep });
       const [after = Buffer.alloc(0), ...more] = kept;
       assert.equal(more.length, 0);
       assert.ok(after.equals((await keptHeader?.(disk, medium)) ?? Buffer.alloc(0)), 'it is what the medium has now');

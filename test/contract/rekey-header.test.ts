@@ -50,7 +50,8 @@ for (const { layout, bytes, more, pbkdf, sectors } of cases) {
       assert.ok(status === 0 || status === 2, `cryptsetup ended with ${status}`);
       return status === 0;
     };
-    const rekey = (a = from, b = to) => rekeyHeader(disk, medium, { from: a, to: b }, layout, folder, async () => {});
+    const rekey = (a = from, b = to) =>
+      rekeyHeader(disk, medium, { from: a, to: b }, layout, folder, { keep: async () => {} });
     const format = () => {
       writeFileSync(path, '');
       truncateSync(path, bytes);
@@ -86,7 +87,7 @@ for (const { layout, bytes, more, pbkdf, sectors } of cases) {
     test('of a header only what its key needs is kept, and that alone puts it back', async () => {
       const whole = format();
       const kept: Buffer[] = [];
-      await rekeyHeader(disk, medium, { from, to }, layout, folder, async (bytes) => void kept.push(bytes));
+      await rekeyHeader(disk, medium, { from, to }, layout, folder, { keep: async (bytes) => void kept.push(bytes) });
       const [bytes = Buffer.alloc(0)] = kept;
       assert.equal(bytes.length, whole.length);
       assert.ok(material(bytes).equals(Buffer.alloc(material(bytes).length)), 'nothing of the old slot');
@@ -109,6 +110,16 @@ for (const { layout, bytes, more, pbkdf, sectors } of cases) {
       });
       await assert.rejects(rekey(from, from), /is it the new one/);
       assert.ok(readFileSync(path).equals(before));
+    });
+
+    test('of a copy makes it another header: its UUID is the id of its disk', async () => {
+      format();
+      const uuid = () => spawnSync('cryptsetup', ['luksUUID', path], { encoding: 'utf8' }).stdout.trim();
+      await rekey();
+      assert.notEqual(uuid(), disk.id);
+      await rekeyHeader(disk, medium, { from: to, to: from }, layout, folder, { keep: async () => {}, isCopy: true });
+      assert.equal(uuid(), disk.id);
+      assert.deepEqual([opens(from), opens(to)], [true, false]);
     });
 
     test('that began with another new key ends with this one alone', async () => {

@@ -48,7 +48,7 @@ const medium = { attachment: driver.attachment(disk), header: await driver.heade
 
 async function obey(runDirectory: HostPath): Promise<string> {
   if (verb === 'format') await encryptor.format(disk, medium, key);
-  if (verb === 'rekey') await encryptor.rekey?.(disk, medium, key, newKey, async () => {});
+  if (verb === 'rekey') await encryptor.rekey?.(disk, medium, key, newKey, { keep: async () => {} });
   if (verb === 'filesystem') {
     const path = await encryptor.unlock(disk, medium, key);
     const source = { sourceFile: null, isZeroed: false, runDirectory };

@@ -2,7 +2,7 @@ import type { DiskSpec } from '#core/disk.ts';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
 import type { HostPath } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
-import type { KeepHeader } from '#host/encryption/rekey-header.ts';
+import type { RekeyHow } from '#host/encryption/rekey-header.ts';
 import type { DiskAttachment, HeaderRegion } from '#host/storage/storage-driver.ts';
 
 /** The medium of a disk, as an encryptor needs to know it. */
@@ -67,9 +67,9 @@ export interface Encryptor {
    * Makes `to` the only key that opens the disk; what is on it, and its volume key, stay. Whether it is unlocked does not
    * matter. Absent for a format without a header. *Repeat*: a disk that only `to` opens is fine. *Crash*: `from` or `to` opens
    * it, and a repeat goes on. *Throws* disk-wrong-key when neither does; disk-header-missing; disk-full.
-   * `keep` is given what `keptHeader` will return, before the medium has it.
+   * `how.keep` is given what `keptHeader` will return, before the medium has it. The header of a copy gets another UUID too.
    */
-  rekey?(disk: DiskSpec, medium: Medium, from: Secret, to: Secret, keep: KeepHeader): Promise<void>;
+  rekey?(disk: DiskSpec, medium: Medium, from: Secret, to: Secret, how: RekeyHow): Promise<void>;
 
   /** What `restoreHeader` needs to put the header back. Absent for a format without one. *Throws* disk-header-missing. */
   keptHeader?(disk: DiskSpec, medium: Medium): Promise<Buffer>;

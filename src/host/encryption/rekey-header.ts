@@ -22,8 +22,12 @@ export type LuksLayout = {
   readonly areas: (header: Buffer) => readonly { readonly start: number; readonly end: number }[];
 };
 
-/** Takes what of a header has to be kept before the header is written. See `keptPart`. */
-export type KeepHeader = (header: Buffer) => Promise<void>;
+export type RekeyHow = {
+  /** Takes what of a header has to be kept before the header is written. See `keptPart`. */
+  readonly keep: (header: Buffer) => Promise<void>;
+  /** The header is a copy of another disk's, and gets a UUID of its own: the disk's id. */
+  readonly isCopy?: boolean;
+};
 
 /** The fewest iterations the formats allow: a passphrase of 256 random bits gains nothing from more. */
 const ITERATIONS = 1000;
@@ -47,12 +51,13 @@ export async function rekeyHeader(
   { from, to }: { readonly from: Secret; readonly to: Secret },
   layout: LuksLayout,
   runDirectory: HostPath,
-  keep: KeepHeader,
+  { keep, isCopy = false }: RekeyHow,
 ): Promise<void> {
   const doing = `Rekeying disk ${disk.id}`;
   await using folder = await scratchFolder(runDirectory);
   const copy = join(folder.path, 'header');
   await writeFile(copy, await medium.header.read(), { mode: 0o600, flag: 'wx' });
+  if (isCopy) await run('cryptsetup', ['luksUUID', '-q', '--uuid', disk.id, copy], { doing, timeoutMs: TIMEOUT_MS });
   const slotOf = (key: Secret) => openedSlot(copy, key, layout, doing);
   const store = (half: InnerCrashPoint) =>
     tellingDiskFull(doing, medium.header.place, async () =>

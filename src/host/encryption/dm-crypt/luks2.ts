@@ -64,11 +64,11 @@ export function luks2Encryptor(mappings: Mappings, options: MappingOptions, runD
     resume: (disk, _medium, key) => resumeLuks(mappings, disk, key),
     unlocked: async () => (await mappings.list()).map(({ diskId }) => diskId),
     inspect,
-    async rekey(disk, medium, from, to, keep) {
+    async rekey(disk, medium, from, to, how) {
       // Not `inspect`: a crash may have left the first copy of the metadata in two halves, and cryptsetup takes the second.
       if (!(await readMetadata(medium)).subarray(0, LUKS_MAGIC.length).equals(LUKS_MAGIC))
         throw headerMissing(disk, medium);
-      await rekeyHeader(disk, medium, { from, to }, LUKS2_LAYOUT, runDirectory, keep);
+      await rekeyHeader(disk, medium, { from, to }, LUKS2_LAYOUT, runDirectory, how);
     },
 
     async keptHeader(disk, medium) {

@@ -55,9 +55,9 @@ export function luksEncryptor({
     unlocked: () => exports.exported(),
     inspect,
 
-    async rekey(disk, medium, from, to, keep) {
+    async rekey(disk, medium, from, to, how) {
       await inspect(disk, medium);
-      await rekeyHeader(disk, medium, { from, to }, LUKS1_LAYOUT, runDirectory, keep);
+      await rekeyHeader(disk, medium, { from, to }, LUKS1_LAYOUT, runDirectory, how);
     },
 
     async keptHeader(disk, medium) {

@@ -92,7 +92,10 @@ const words: Record<Hole, { good: readonly string[]; bad: readonly string[] }> =
   },
   hash: { good: ['sha256', 'sha512'], bad: ['plain', 'md5', 'sha2560'] },
   sector: { good: ['512', '4096'], bad: ['1024', '0', '4096b'] },
-  uuid: { good: ['0f0e0d0c-0b0a-4908-8706-050403020100'], bad: ['0f0e0d0c', '0F0E0D0C-0B0A-4908-8706-050403020100', '--uuid'] },
+  uuid: {
+    good: ['0f0e0d0c-0b0a-4908-8706-050403020100'],
+    bad: ['0f0e0d0c', '0F0E0D0C-0B0A-4908-8706-050403020100', '--uuid'],
+  },
   number: { good: ['0', '4040', '1024'], bad: ['1e9', '0x10', '1 ', '+1', '1'.repeat(16)] },
   bytes: { good: ['16777216b'], bad: ['100%FREE', '16G', '+16b', '16777216'] },
   label: { good: ['ephemeral0', 'x'], bad: ['a'.repeat(17), '/x'] },

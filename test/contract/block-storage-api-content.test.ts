@@ -47,6 +47,16 @@ describe('actions on the content of a volume', () => {
     assert.equal((await act(upload({ encryption: { key: 'same' } })))[0], 400);
   });
 
+  it('image metadata: of changes at once none is lost', async () => {
+    const keys = ['a', 'b', 'c', 'd', 'e', 'f'];
+    await Promise.all(keys.map((key) => act({ 'os-set_image_metadata': { metadata: { [key]: key } } })));
+    const { body } = await lab.call('GET', `/volumes/${volume}`);
+    assert.deepEqual(Object.keys(body.volume.volume_image_metadata).sort(), keys);
+    await Promise.all(keys.map((key) => act({ 'os-unset_image_metadata': { key } })));
+    assert.equal((await act({ 'os-unset_image_metadata': { key: 'a' } }))[0], 404);
+    assert.deepEqual((await lab.call('GET', `/volumes/${volume}`)).body.volume.volume_image_metadata ?? {}, {});
+  });
+
   it('revert and reimage: from their microversions on, and for those who may', async () => {
     const revert = { revert: { snapshot_id: newId() } };
     const reimage = { 'os-reimage': { image_id: newId() } };

@@ -126,21 +126,24 @@ export const volumeActionCalls: Readonly<Record<string, VolumeAction>> = {
   'os-set_image_metadata': {
     policy: 'volume_extension:volume_image_metadata:set',
     status: 200,
-    run: async ({ body, services, volume }) => {
-      const metadata = { ...volume.image_metadata, ...body['os-set_image_metadata']?.metadata };
-      await change(services, volume, { image_metadata: JSON.stringify(metadata) });
-      return { metadata };
-    },
+    run: async ({ body, services, volume }) => ({
+      metadata: await changeImageMetadata(services, volume, (old) => ({
+        ...old,
+        ...body['os-set_image_metadata']?.metadata,
+      })),
+    }),
   },
   'os-unset_image_metadata': {
     policy: 'volume_extension:volume_image_metadata:remove',
     status: 200,
     run: async ({ body, services, volume }) => {
       const key = body['os-unset_image_metadata']?.key ?? '';
-      const { [key]: value, ...rest } = volume.image_metadata ?? {};
-      if (value === undefined)
+      await changeImageMetadata(services, volume, (old) => {
+        const { [key]: value, ...rest } = old;
+        if (value !== undefined) return rest;
         throw new NightlatchError('not-there', { reason: `Metadata ${shorten(key)} could not be found.` });
-      return await change(services, volume, { image_metadata: JSON.stringify(rest) });
+      });
+      return null;
     },
   },
   'os-show_image_metadata': {
@@ -266,6 +269,19 @@ async function detachByHand({ services, volume }: VolumeActionCall): Promise<nul
   if (attachment) await letGo(services.db, attachment);
   else if (volume.status === 'detaching') await exchangeStatus(services, volume, 'detaching', 'available');
   return null;
+}
+
+/** As one step: of changes at once none is lost. Returns what it is then. */
+async function changeImageMetadata(
+  { db }: BlockStorageServices,
+  { id }: Volume,
+  change: (old: Readonly<Record<string, string>>) => Readonly<Record<string, string>>,
+): Promise<Readonly<Record<string, string>>> {
+  return await db.transaction().execute(async (tx) => {
+    const metadata = change((await lockVolume(tx, id)).image_metadata ?? {});
+    await updateVolume(tx, id, { image_metadata: JSON.stringify(metadata) });
+    return metadata;
+  });
 }
 
 async function change({ db }: BlockStorageServices, { id }: Volume, columns: VolumeChange): Promise<null> {

@@ -113,8 +113,13 @@ export function checkVolumeAction(
   const { from } = volumeActions[action];
   if (from.includes(volume.status) && !volume.isBusy) return;
   const allowed = from.join(' or ');
-  const status = from.includes(volume.status) ? `${volume.status}, with another operation under way` : volume.status;
+  const status = statusInWords(volume.status, from);
   throw new NightlatchError('volume-state', { volume: volume.id, action, allowed, status });
+}
+
+/** The status of what is refused, also when that would do and it is busy. */
+export function statusInWords(status: string, allowed: readonly string[]): string {
+  return allowed.includes(status) ? `${status}, with another operation under way` : status;
 }
 
 /** What a new volume holds, and where that comes from. */

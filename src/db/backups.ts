@@ -61,14 +61,13 @@ export async function updateBackup(db: Queryable, id: BackupId, change: BackupCh
 }
 
 /**
- * Claims a backup for an operation, if it has one of these statuses. For a transaction. Of two callers at once exactly one
- * succeeds. @throws not-found (404); backup-state (400).
+ * A backup in one of these statuses, which nobody else changes until the transaction ends.
+ * @throws not-found (404); backup-state (400).
  */
-export async function claimBackup(
+export async function lockBackup(
   tx: Queryable,
   id: BackupId,
-  { action, from, during }: { action: string; from: readonly BackupStatus[]; during: BackupStatus },
-  operation: PendingOperation,
+  { action, from }: { action: string; from: readonly BackupStatus[] },
 ): Promise<Backup> {
   const backup = await tx.selectFrom('backups').selectAll().where('id', '=', id).forUpdate().executeTakeFirst();
   if (!backup || backup.deleted_at !== null) throw notFound('Backup', id);
@@ -80,6 +79,20 @@ export async function claimBackup(
       status: backup.status,
     });
   }
+  return backup;
+}
+
+/**
+ * Claims a backup for an operation, if it has one of these statuses. For a transaction. Of two callers at once exactly one
+ * succeeds. @throws not-found (404); backup-state (400).
+ */
+export async function claimBackup(
+  tx: Queryable,
+  id: BackupId,
+  { during, ...allowed }: { action: string; from: readonly BackupStatus[]; during: BackupStatus },
+  operation: PendingOperation,
+): Promise<Backup> {
+  await lockBackup(tx, id, allowed);
   const change = { status: during, operation: JSON.stringify(operation), updated_at: new Date() };
   return await tx.updateTable('backups').set(change).where('id', '=', id).returningAll().executeTakeFirstOrThrow();
 }

@@ -2,7 +2,7 @@ import type { Insertable, Selectable, Updateable } from 'kysely';
 import { sql } from 'kysely';
 import { NightlatchError, notFound } from '#core/errors.ts';
 import type { ProjectId, SnapshotId, VolumeId } from '#core/ids.ts';
-import type { SnapshotStatus } from '#core/volume.ts';
+import { type SnapshotStatus, statusInWords } from '#core/volume.ts';
 import type { Database, Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
 import type { PendingOperation } from '#db/tables/columns.ts';
@@ -66,12 +66,19 @@ export async function claimSnapshotForDeletion(
   return await db.transaction().execute(async (tx) => {
     const snapshot = await lockSnapshot(tx, id);
     if (!from.includes(snapshot.status) || snapshot.operation !== null) {
-      const details = { snapshot: id, action: 'delete', allowed: from.join(' or '), status: snapshot.status };
+      const status = statusInWords(snapshot.status, from);
+      const details = { snapshot: id, action: 'delete', allowed: from.join(' or '), status };
       throw new NightlatchError('snapshot-state', details);
     }
     const change = { status: 'deleting', operation: JSON.stringify(operation), updated_at: new Date() } as const;
     return await tx.updateTable('snapshots').set(change).where('id', '=', id).returningAll().executeTakeFirstOrThrow();
   });
+}
+
+/** An operation is about it from now on, in the status it has. The transaction has locked it. */
+export async function beginOnSnapshot(tx: Queryable, id: SnapshotId, operation: PendingOperation): Promise<void> {
+  const change = { operation: JSON.stringify(operation), updated_at: new Date() };
+  await tx.updateTable('snapshots').set(change).where('id', '=', id).execute();
 }
 
 /** Ends an operation as `releaseVolume` does. */

@@ -1,12 +1,14 @@
 import type { DiskOwnerId } from '#core/disk.ts';
+import type { VolumeStatus } from '#core/volume.ts';
 import { updateDisk } from '#db/disks.ts';
-import { snapshotsOf, updateSnapshot } from '#db/snapshots.ts';
+import { releaseSnapshot, snapshotReaders, snapshotsOf, updateSnapshot } from '#db/snapshots.ts';
 import { endTransfer } from '#db/volume-transfers.ts';
-import { updateVolume } from '#db/volumes.ts';
+import { readersOf, updateVolume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import type { Operation, Step } from '#operations/engine.ts';
 import { adoptKey, changeKey, prepareRekey, restoreOldKey } from '#operations/rekey-disk.ts';
 import { finishVolume, needPlacedDisk, type VolumeInput } from '#operations/volume-context.ts';
+import { settleThoseBefore } from '#operations/volume-steps.ts';
 
 /**
  * Accept transfer: a volume, with its snapshots, becomes another project's. Every disk gets a key of that project, and
@@ -14,6 +16,7 @@ import { finishVolume, needPlacedDisk, type VolumeInput } from '#operations/volu
  *
  * | step    | effect                                                  | compensation                              | a repeat |
  * |---------|---------------------------------------------------------|-------------------------------------------|----------|
+ * | wait    | what is being made from the volume and its snapshots has ended | –                                  | fine     |
  * | prepare | the recipient's secrets are stored, the rows name both  | the giver's alone open them, the new ones are destroyed | keeps them |
  * | change  | only the recipient's secrets open the disks             | as above                                  | fine     |
  * | adopt   | volume, snapshots, disks and secrets are the recipient's; the giver's secrets destroyed | none      | fine     |
@@ -32,6 +35,7 @@ export function acceptTransfer(context: OperationContext): Operation<VolumeInput
   return {
     name: 'accept-transfer',
     steps: [
+      { name: 'wait', run: (input) => waitForAllReaders(context, input) },
       { name: 'prepare', run: forEach((owner, input) => prepareRekey(context, rekeyOf(owner, input))), undo },
       change,
       {
@@ -43,7 +47,7 @@ export function acceptTransfer(context: OperationContext): Operation<VolumeInput
       },
       { name: 'finish', run: (input) => finish(context, input) },
     ],
-    failed: (input) => finishVolume(context, input, { status: 'awaiting-transfer' }),
+    failed: (input) => release(context, input, 'awaiting-transfer'),
   };
 }
 
@@ -77,5 +81,20 @@ async function handOver(context: OperationContext, input: VolumeInput): Promise<
 
 async function finish(context: OperationContext, input: VolumeInput): Promise<void> {
   await endTransfer(context.db, input.volumeId, recipientOf(input).projectId);
-  await finishVolume(context, input, { status: 'available', previous_status: null });
+  await release(context, input, 'available');
+}
+
+/** The volume and its snapshots, which nobody else has had in hand meanwhile. */
+async function release(context: OperationContext, input: VolumeInput, status: VolumeStatus): Promise<void> {
+  for (const { id } of await snapshotsOf(context.db, input.volumeId)) {
+    await releaseSnapshot(context.db, id, input.operationId, {});
+  }
+  await finishVolume(context, input, { status, previous_status: null });
+}
+
+async function waitForAllReaders(context: OperationContext, { volumeId }: VolumeInput): Promise<void> {
+  await settleThoseBefore(context, await readersOf(context.db, volumeId));
+  for (const { id } of await snapshotsOf(context.db, volumeId)) {
+    await settleThoseBefore(context, await snapshotReaders(context.db, id));
+  }
 }

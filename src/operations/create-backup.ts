@@ -4,12 +4,13 @@ import { NightlatchError } from '#core/errors.ts';
 import type { BackupId } from '#core/ids.ts';
 import { type Backup, findBackup, releaseBackup, updateBackup } from '#db/backups.ts';
 import { updateDisk } from '#db/disks.ts';
+import { snapshotReaders, updateSnapshot } from '#db/snapshots.ts';
+import { lockVolumeIfThere, readersOf } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { copyDisk } from '#operations/create-volume.ts';
-import { waitForReaders } from '#operations/delete-volume.ts';
 import type { Failure, Operation } from '#operations/engine.ts';
 import { type BackupInput, finishAsBefore, needPlacedDisk, placedDiskOf } from '#operations/volume-context.ts';
-import { destroyVolumeDisk, storeVolumeKey } from '#operations/volume-steps.ts';
+import { destroyVolumeDisk, settleThoseBefore, storeVolumeKey } from '#operations/volume-steps.ts';
 
 /**
  * Create backup, of a volume or of one of its snapshots. What it holds at one moment is copied beside it under a key of
@@ -17,7 +18,7 @@ import { destroyVolumeDisk, storeVolumeKey } from '#operations/volume-steps.ts';
  *
  * | step      | effect                                                  | compensation                    | a repeat         |
  * |-----------|---------------------------------------------------------|---------------------------------|------------------|
- * | wait      | what is being made from the volume has ended            | –                               | fine             |
+ * | wait      | what is being made from the volume or its snapshot has ended | –                          | fine             |
  * | store-key | the backup's secret is stored                           | secret destroyed, row ended     | keeps the secret |
  * | copy      | a disk beside the volume holds what it held, locked     | header overwritten, medium gone | starts over      |
  * | upload    | its bytes are in the backup store                       | they are gone                   | starts over      |
@@ -30,7 +31,7 @@ export function createBackup(context: OperationContext): Operation<BackupInput> 
   return {
     name: 'create-backup',
     steps: [
-      waitForReaders(context),
+      { name: 'wait', run: (input) => waitForOthers(context, input) },
       { ...storeVolumeKey(context, ({ backupId }: BackupInput) => backupId), undo: discard },
       { name: 'copy', run: (input) => copy(context, input), undo: discard },
       { name: 'upload', run: (input) => upload(context, input), undo: discard },
@@ -87,6 +88,12 @@ async function discardBackup(context: OperationContext, { backupId, requestId }:
   }
 }
 
+async function waitForOthers(context: OperationContext, input: BackupInput): Promise<void> {
+  await settleThoseBefore(context, await readersOf(context.db, input.volumeId));
+  const { snapshot_id } = await needBackup(context, input.backupId);
+  if (snapshot_id !== null) await settleThoseBefore(context, await snapshotReaders(context.db, snapshot_id));
+}
+
 async function copy(context: OperationContext, { backupId, volumeId, requestId }: BackupInput): Promise<void> {
   const { snapshot_id } = await needBackup(context, backupId);
   const { disk: from } = await needPlacedDisk(context, snapshot_id ?? volumeId);
@@ -119,12 +126,23 @@ async function handOver(context: OperationContext, { backupId }: BackupInput): P
 }
 
 async function finish(context: OperationContext, input: BackupInput): Promise<void> {
+  await giveBackSource(context, input);
   await releaseBackup(context.db, input.backupId, input.operationId, { status: 'available' });
-  await finishAsBefore(context, input);
 }
 
 async function fail(context: OperationContext, input: BackupInput, { message }: Failure): Promise<void> {
+  await giveBackSource(context, input);
   await releaseBackup(context.db, input.backupId, input.operationId, { status: 'error', fail_reason: message });
+}
+
+/** Before the backup has ended, so that who waited for that can delete what it is of. */
+async function giveBackSource(context: OperationContext, input: BackupInput): Promise<void> {
+  const { snapshot_id } = await needBackup(context, input.backupId);
+  await context.db.transaction().execute(async (tx) => {
+    const volume = await lockVolumeIfThere(tx, input.volumeId);
+    const isOurs = volume?.operation?.id === input.operationId;
+    if (isOurs && snapshot_id !== null) await updateSnapshot(tx, snapshot_id, { status: 'available' });
+  });
   await finishAsBefore(context, input);
 }
 

@@ -9,13 +9,15 @@ import {
   insertBackup,
   isBeingRestored,
   latestBackup,
+  lockBackup,
 } from '#db/backups.ts';
 import { disksOf, insertDisks } from '#db/disks.ts';
+import { lockSnapshot, updateSnapshot } from '#db/snapshots.ts';
 import { claimVolume, findVolume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { createBackup, deleteBackup } from '#operations/create-backup.ts';
 import { type Operation, pendingOn } from '#operations/engine.ts';
-import { checkCanBeRead, diskBeside } from '#operations/plan-volume.ts';
+import { checkCanBeRead, checkIsFree, diskBeside } from '#operations/plan-volume.ts';
 import { restoreBackup } from '#operations/restore-backup.ts';
 import type { Requester } from '#operations/server-operations.ts';
 import type { BackupInput } from '#operations/volume-context.ts';
@@ -41,11 +43,16 @@ export class DurableBackupOperations implements BackupOperations {
     let made: Backup | null = null;
     await claimVolume(this.#context.db, id, 'back-up', operation, async (tx, volume) => {
       checkCanBeRead(volume, request.force || request.snapshotId !== null);
-      await admit(tx);
       const parent = request.incremental ? await latestBackup(tx, id, projectId) : null;
       if (request.incremental && !parent) {
         throw badRequest('Invalid backup: No backups available to do an incremental backup.');
       }
+      if (parent) await lockBackup(tx, parent.id, { action: 'build upon', from: ['available'] });
+      if (request.snapshotId !== null) {
+        checkIsFree(await lockSnapshot(tx, request.snapshotId), 'back up');
+        await updateSnapshot(tx, request.snapshotId, { status: 'backing-up' });
+      }
+      await admit(tx);
       const [like] = await disksOf(tx, request.snapshotId ?? id);
       if (!like) throw new Error(`volume ${id} has no disk`);
       made = await insertBackup(tx, {

@@ -1,4 +1,4 @@
-import { badRequest, NightlatchError } from '#core/errors.ts';
+import { badRequest } from '#core/errors.ts';
 import { type ImageId, newId, type SnapshotId, type VolumeId } from '#core/ids.ts';
 import type { Image } from '#core/image.ts';
 import type { Queryable } from '#db/database.ts';
@@ -7,7 +7,7 @@ import { lockSnapshot, snapshotsOf, updateSnapshot } from '#db/snapshots.ts';
 import { claimVolume, type Volume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { type Operation, pendingOn } from '#operations/engine.ts';
-import { checkCanBeRead } from '#operations/plan-volume.ts';
+import { checkCanBeRead, checkIsFree } from '#operations/plan-volume.ts';
 import { planVolumeImage } from '#operations/plan-volume-image.ts';
 import { reimageVolume } from '#operations/reimage-volume.ts';
 import { revertVolume } from '#operations/revert-volume.ts';
@@ -46,11 +46,7 @@ export class DurableContentOperations implements ContentOperations {
     const operation = pendingOn<VolumeInput>('revert-volume', { volumeId: id, requestId, snapshotId });
     await claimVolume(this.#context.db, id, 'revert', operation, async (tx, volume) => {
       await checkLatest(tx, volume, snapshotId);
-      const { status, operation: pending } = await lockSnapshot(tx, snapshotId);
-      if (status !== 'available' || pending !== null) {
-        const details = { snapshot: snapshotId, action: 'revert a volume to', allowed: 'available', status };
-        throw new NightlatchError('snapshot-state', details);
-      }
+      checkIsFree(await lockSnapshot(tx, snapshotId), 'revert a volume to');
       await updateSnapshot(tx, snapshotId, { status: 'restoring' });
     });
     await this.#context.engine.begin(operation);

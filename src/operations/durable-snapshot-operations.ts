@@ -76,8 +76,8 @@ export class DurableSnapshotOperations implements SnapshotOperations {
       .where('id', '=', id)
       .executeTakeFirstOrThrow();
     const operation = pendingOn<SnapshotInput>('delete-snapshot', { snapshotId: id, volumeId, requestId });
-    // One that a volume is being reverted to is read now.
-    const any = snapshotStatuses.filter((status) => status !== 'restoring');
+    // One that is backed up or that its volume is reverted to is read now.
+    const any = snapshotStatuses.filter((status) => status !== 'restoring' && status !== 'backing-up');
     const from = force ? any : (['available', 'error'] as const);
     await claimSnapshotForDeletion(db, id, from, operation);
     await this.#context.engine.begin(operation);

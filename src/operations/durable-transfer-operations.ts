@@ -1,8 +1,9 @@
 import { badRequest, notFound } from '#core/errors.ts';
-import { newId, type SnapshotId, type TransferId, type VolumeId } from '#core/ids.ts';
+import { newId, type TransferId, type VolumeId } from '#core/ids.ts';
 import { isTransferKey, makeTransferKey } from '#core/transfer-key.ts';
 import { checkVolumeAction } from '#core/volume.ts';
-import { snapshotsOf } from '#db/snapshots.ts';
+import type { Queryable } from '#db/database.ts';
+import { beginOnSnapshot, lockSnapshot, type Snapshot, snapshotsOf } from '#db/snapshots.ts';
 import { endTransfer, findTransfer, insertTransfer, type Transfer } from '#db/volume-transfers.ts';
 import { claimVolume, lockVolume, updateVolume } from '#db/volumes.ts';
 import type { OperationContext } from '#operations/context.ts';
@@ -26,9 +27,12 @@ export class DurableTransferOperations implements TransferOperations {
       const volume = await lockVolume(tx, id);
       checkVolumeAction('offer', { id, status: volume.status, isBusy: volume.operation !== null });
       await checkCanBeRekeyed(tx, id);
-      const snapshots = await snapshotsOf(tx, id);
-      const unready = snapshots.find(({ status, operation }) => status !== 'available' || operation !== null);
-      if (unready || (noSnapshots && snapshots.length > 0)) throw snapshotsInTheWay(id, unready?.id ?? null);
+      const snapshots = await freeSnapshotsOf(tx, id);
+      if (noSnapshots && snapshots.length > 0) {
+        throw badRequest(
+          `Invalid volume: Volume ${id} has snapshots, which go with it. Offer it with its snapshots, or delete them.`,
+        );
+      }
       await updateVolume(tx, id, { status: 'awaiting-transfer' });
       return await insertTransfer(tx, {
         id: newId<TransferId>(),
@@ -67,6 +71,7 @@ export class DurableTransferOperations implements TransferOperations {
     await claimVolume(this.#context.db, volumeId, 'accept', operation, async (tx) => {
       // Withdrawn, and offered anew, since it was read.
       if ((await findTransfer(tx, transfer.id)) === null) throw notFound('Transfer', transfer.id);
+      for (const { id } of await freeSnapshotsOf(tx, volumeId)) await beginOnSnapshot(tx, id, operation);
       await admit(tx);
     });
     await this.#context.engine.begin(operation);
@@ -74,10 +79,14 @@ export class DurableTransferOperations implements TransferOperations {
   }
 }
 
-function snapshotsInTheWay(id: VolumeId, unready: SnapshotId | null): Error {
-  return badRequest(
-    unready === null
-      ? `Invalid volume: Volume ${id} has snapshots, which go with it. Offer it with its snapshots, or delete them.`
-      : `Invalid snapshot: Snapshot ${unready} of volume ${id} is not available.`,
-  );
+/** A volume's snapshots, locked. @throws bad-request when one is not available or something is done to it. */
+async function freeSnapshotsOf(tx: Queryable, id: VolumeId): Promise<Snapshot[]> {
+  const snapshots = [];
+  for (const { id: snapshotId } of await snapshotsOf(tx, id)) {
+    const snapshot = await lockSnapshot(tx, snapshotId);
+    if (snapshot.status !== 'available' || snapshot.operation !== null)
+      throw badRequest(`Invalid snapshot: Snapshot ${snapshotId} of volume ${id} is not available.`);
+    snapshots.push(snapshot);
+  }
+  return snapshots;
 }

@@ -59,10 +59,9 @@ export class DurableVolumeOperations implements VolumeOperations {
   }
 
   async create(request: VolumeRequest, requester: Requester, admit: Admit): Promise<Volume> {
-    const { volume, operation } = await this.#context.db.transaction().execute(async (tx) => {
-      await admit(tx);
-      return await planVolume(tx, request, requester);
-    });
+    const { volume, operation } = await this.#context.db
+      .transaction()
+      .execute((tx) => planVolume(tx, request, requester, admit));
     await this.#context.engine.begin(operation);
     return volume;
   }

@@ -6,7 +6,7 @@ import { type ServerAction, shouldRun } from '#core/server.ts';
 import { backupsInOperation, findBackup, releaseBackup } from '#db/backups.ts';
 import { findDisk } from '#db/disks.ts';
 import { findServer, type Server, serversInOperation, serversOnHost, stateOf } from '#db/servers.ts';
-import { findSnapshot, releaseSnapshot, snapshotsInOperation } from '#db/snapshots.ts';
+import { findSnapshot, releaseSnapshot, snapshotReaders, snapshotsInOperation } from '#db/snapshots.ts';
 import type { PendingOperation } from '#db/tables/columns.ts';
 import { attachmentOf } from '#db/volume-attachments.ts';
 import { findVolume, readersOf, type Volume, volumesInOperation } from '#db/volumes.ts';
@@ -209,7 +209,11 @@ export class HostFollower {
     const serverId = serverOfDisk({ role: disk.role, ownerId: disk.owner_id });
     if (serverId !== null) return isServers(await findServer(db, serverId));
     if (disk.role === 'volume-snapshot') {
-      return ((await findSnapshot(db, disk.owner_id as SnapshotId))?.operation ?? null) !== null;
+      const snapshot = await findSnapshot(db, disk.owner_id as SnapshotId);
+      if (snapshot === null) return false;
+      if (snapshot.operation !== null || (await snapshotReaders(db, snapshot.id)).length > 0) return true;
+      // A backup of it, a revert to it.
+      return ((await findVolume(db, snapshot.volume_id))?.operation ?? null) !== null;
     }
     if (disk.role === 'backup') return ((await findBackup(db, disk.owner_id as BackupId))?.operation ?? null) !== null;
     if (disk.role === 'volume-image') {

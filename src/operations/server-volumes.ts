@@ -11,7 +11,7 @@ import { checkNotTakenOver, type OperationContext, type ServerInput } from '#ope
 import { chooseDevice, isOwnDevice, ownDevices, ROOT_DEVICE } from '#operations/device-names.ts';
 import type { Step } from '#operations/engine.ts';
 import { letVolumesGo } from '#operations/let-volumes-go.ts';
-import { planVolume } from '#operations/plan-volume.ts';
+import { lockSource, planVolume } from '#operations/plan-volume.ts';
 import type { Requester, ServerRequest, ServerVolume } from '#operations/server-operations.ts';
 
 /** What a server that is created has to do with volumes. */
@@ -34,7 +34,9 @@ export async function planServerVolumes(
   const devices = nameDevices(volumes, own, image !== null);
   const begun: PendingOperation[] = [];
   // In one order for everybody: of two who want the same volumes none waits for the other for ever.
-  for (const wanted of volumes.toSorted(byVolume)) {
+  const inOrder = volumes.toSorted(byVolume);
+  for (const { from } of inOrder) if (from.kind === 'new') await lockSource(tx, from.request);
+  for (const wanted of inOrder) {
     const { volume, operation } = await takeVolume(tx, wanted, requester);
     if (operation) begun.push(operation);
     await insertAttachment(tx, {
@@ -50,16 +52,19 @@ export async function planServerVolumes(
   return begun;
 }
 
+/** Those that are there, then those that are made, by what they are made from. */
 function byVolume({ from: a }: ServerVolume, { from: b }: ServerVolume): number {
-  if (a.kind === 'new' || b.kind === 'new') return Number(a.kind === 'new') - Number(b.kind === 'new');
-  return a.id < b.id ? -1 : 1;
+  return lockOrder(a).localeCompare(lockOrder(b));
+}
+
+function lockOrder(from: ServerVolume['from']): string {
+  if (from.kind !== 'new') return `0 ${from.id}`;
+  const { source } = from.request;
+  return source.kind === 'blank' ? '1' : `1 ${source.id}`;
 }
 
 async function takeVolume(tx: Queryable, { from }: ServerVolume, requester: Requester) {
-  if (from.kind === 'new') {
-    await from.admit(tx);
-    return await planVolume(tx, from.request, requester);
-  }
+  if (from.kind === 'new') return await planVolume(tx, from.request, requester, from.admit);
   const volume = await lockVolume(tx, from.id);
   if (volume.status !== 'available' || volume.operation !== null) {
     const reason = `volume '${volume.id}' status must be 'available'. Currently in '${volume.status}'`;

@@ -3,12 +3,10 @@ import { mkdir, open, readdir, rename, rmdir, stat, truncate } from 'node:fs/pro
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Answer } from '#cli/cloud/client.ts';
-import type { VolumeId } from '#core/ids.ts';
 import { command } from '#test/support/command.ts';
 import { findStrays } from '#test/support/strays.ts';
 import { isOnLogicalVolumes } from '#test/support/volume-backends.ts';
 import { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
-import { waitUntil } from '#test/support/wait.ts';
 
 /** Two requests at once on one volume: exactly one wins, the other gets the documented error, and nothing is left over. */
 describe('of two requests at once on one volume', { timeout: isOnLogicalVolumes ? 7_200_000 : 600_000 }, () => {
@@ -168,7 +166,7 @@ describe('of two requests at once on one volume', { timeout: isOnLogicalVolumes 
     assert.ok(answers.every((answer) => won(answer) || answer.status === 400));
     const isAttached = answers[2] && won(answers[2]);
     await lab.reach('volume', volume, isAttached ? 'in-use' : 'available');
-    await waitUntil('it has ended', async () => !(await isBusy(volume)), 10_000 * lab.servers.service.patience);
+    await lab.settled();
     assert.deepEqual(await findStrays(lab.servers.service), []);
     if (isAttached) await lab.detach(server, volume);
     await lab.delete('volume', volume);
@@ -191,14 +189,6 @@ describe('of two requests at once on one volume', { timeout: isOnLogicalVolumes 
     await lab.delete('volume', volume);
     assert.deepEqual(await findStrays(lab.servers.service), []);
   });
-
-  const isBusy = async (volume: string) => {
-    const query = lab.servers.db
-      .selectFrom('volumes')
-      .select('operation')
-      .where('id', '=', volume as VolumeId);
-    return (await query.executeTakeFirst())?.operation !== null;
-  };
 
   // Every failing step is tried again for some seconds.
   if (process.env.NIGHTLATCH_TEST_DEPTH === 'all') {

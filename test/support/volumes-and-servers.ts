@@ -114,6 +114,19 @@ export class VolumesAndServers implements AsyncDisposable {
     }
   }
 
+  /** Waits until nothing is done to any volume, snapshot or backup: some operations show in no status. */
+  async settled(): Promise<void> {
+    const { db, service } = this.servers;
+    const isSettled = async () => {
+      const tables = ['volumes', 'snapshots', 'backups'] as const;
+      const busy = tables.map((table) =>
+        db.selectFrom(table).select('id').where('operation', 'is not', null).execute(),
+      );
+      return (await Promise.all(busy)).flat().length === 0;
+    };
+    await waitUntil('nothing is done in block storage', isSettled, 100 * PATIENCE * service.patience);
+  }
+
   async delete(kind: Kind, id: string): Promise<void> {
     await this.must('DELETE', `/${kind}s/${id}`);
     await this.reach(kind, id, 'gone');
@@ -135,8 +148,14 @@ export class VolumesAndServers implements AsyncDisposable {
 
   /** As `detach`, from a running guest of the boot sector, which has to be told to let go. */
   async detachFromGuest(serverId: string, volumeId: string): Promise<void> {
+    const path = `/v2.1/servers/${serverId}/os-volume_attachments/${volumeId}`;
+    await this.servers.cloud.expect('compute', 'DELETE', path);
+    await this.letGoInGuest(serverId, volumeId);
+  }
+
+  /** Tells a guest of the boot sector to let go, until the volume that is being detached is available. */
+  async letGoInGuest(serverId: string, volumeId: string): Promise<void> {
     const { cloud, service } = this.servers;
-    await cloud.expect('compute', 'DELETE', `/v2.1/servers/${serverId}/os-volume_attachments/${volumeId}`);
     using guest = await GuestConsole.open(await cloud.serialConsoleUrl(serverId));
     const isFree = async () => {
       await guest.exchange('e', /k/);
@@ -145,14 +164,27 @@ export class VolumesAndServers implements AsyncDisposable {
     await waitUntil(`volume ${volumeId} is available`, isFree, 20_000 * service.patience);
   }
 
-  /** As large as a guest has a volume, as its libvirt tells. */
+  /** As large as the one guest there is has a volume, as its libvirt tells. */
   async bytesInGuest(volumeId: string): Promise<number> {
-    const socket = encodeURIComponent(`${this.servers.service.stateDirectory}/run/lv/run/libvirt-sock`);
-    const virsh = (...args: string[]) =>
-      command('virsh', ['--quiet', '--connect', `qemu+unix:///system?socket=${socket}`, ...args]);
-    const [domain = ''] = virsh('list', '--name').trim().split('\n');
     const [{ device }] = (await this.show('volume', volumeId)).attachments;
-    return Number(/Capacity:\s+(\d+)/.exec(virsh('domblkinfo', domain, device.replace('/dev/', '')))?.[1]);
+    const told = this.#virsh('domblkinfo', this.#guest(), device.replace('/dev/', ''));
+    return Number(/Capacity:\s+(\d+)/.exec(told)?.[1]);
+  }
+
+  /** The serial numbers of the disks that the one guest has, starts of their owners' ids; none: no guest runs. */
+  disksInGuest(): string[] {
+    const guest = this.#guest();
+    if (guest === '') return [];
+    return [...this.#virsh('dumpxml', guest).matchAll(/<serial>(.*?)<\/serial>/g)].map(([, serial]) => serial ?? '');
+  }
+
+  #guest(): string {
+    return this.#virsh('list', '--name').trim().split('\n')[0] ?? '';
+  }
+
+  #virsh(...args: string[]): string {
+    const socket = encodeURIComponent(`${this.servers.service.stateDirectory}/run/lv/run/libvirt-sock`);
+    return command('virsh', ['--quiet', '--connect', `qemu+unix:///system?socket=${socket}`, ...args]);
   }
 
   /** Where the disk of a volume or a snapshot lies. @throws when it lies on a logical volume of another size. */

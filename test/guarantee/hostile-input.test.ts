@@ -6,6 +6,7 @@ import { type RawAnswer, type RawRequest, sendBytes, sendRaw } from '#test/suppo
 import { allRoutes, knownServices, type Route } from '#test/support/routes.ts';
 import { pathOf, type SampleIds, sampleRequests } from '#test/support/sample-requests.ts';
 import { TroubleLab } from '#test/support/trouble-lab.ts';
+import { volumeActionSamples } from '#test/support/volume-action-samples.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
 /*
@@ -16,7 +17,7 @@ import { waitUntil } from '#test/support/wait.ts';
 const routes = await allRoutes();
 const none = {
   ...{ servers: '', flavors: '', images: '', users: '', projects: '', roles: '' },
-  ...{ types: '', messages: '', scope: '', volumes: '', snapshots: '', attachments: '' },
+  ...{ types: '', messages: '', scope: '', volumes: '', snapshots: '', attachments: '', backups: '', transfers: '' },
 };
 const sampled = Object.keys(sampleRequests(none));
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
@@ -47,6 +48,7 @@ before(async () => {
     images: lab.image,
     users: await make('identity', '/v3/users', { name: 'someone', password: 'p' }, 'user'),
     ...{ projects: scope, scope, messages: 'something', attachments: 'something' },
+    ...{ backups: 'something', transfers: 'something' },
     roles: roles.roles[0].id,
     types: await make('volume', `/v3/${scope}/types`, { name: 'kept' }, 'volume_type'),
     ...(await inertVolume(scope)),
@@ -132,6 +134,8 @@ async function removeVolumes(kept: ReadonlySet<string>): Promise<void> {
   const isIdle = async () => (await others()).every(({ status }: { status: string }) => !/ing$/.test(status));
   await waitUntil('volumes are made', isIdle, 60_000);
   for (const { id } of await others()) await lab.cloud.expect('volume', 'DELETE', `${path}/${id}`);
+  // An admin may say so of any volume.
+  await sql`update volumes set status = 'maintenance' where id = ${ids.volumes}`.execute(lab.db);
   await waitUntil('volumes are gone', async () => (await others()).length === 0, 60_000);
   // Rows of what was deleted are kept.
   await sql`delete from volumes where deleted_at is not null`.execute(lab.db);
@@ -182,6 +186,9 @@ const moreActions: readonly object[] = [
   { createImage: { name: 'x', metadata: { x: 'x' } } },
   { shelve: null },
 ];
+
+/** Likewise, of those that take something. */
+const moreVolumeActions = () => volumeActionSamples(ids).filter((sample) => Object.values(sample)[0] !== null);
 
 /** Images may be made before anything is said of them, and changed in nothing. */
 const inOrder: Readonly<Record<string, string>> = {
@@ -236,8 +243,9 @@ describe('hostile input', { timeout: 900_000 }, () => {
       const route = routes.find((one) => nameOf(one) === name);
       assert.ok(route);
       const isAction = name.endsWith('servers/:id/action');
+      const more = isAction ? moreActions : isWhole && name.endsWith('volumes/:id/action') ? moreVolumeActions() : [];
       const path = pathOf(route, isAction ? { ...ids, servers: inert } : ids);
-      const requests = [samples[name], ...(isAction ? moreActions : [])];
+      const requests = [samples[name], ...more];
       let before = await countRows();
       let refused = 0;
       for (const sample of requests) {

@@ -3,12 +3,14 @@ import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { volumeActionCalls } from '#api/block-storage/volume-actions.ts';
 import type { ProjectId } from '#core/ids.ts';
 import { insertMessage, listMessages } from '#db/messages.ts';
 import { type RawAnswer, sendRaw } from '#test/support/raw-http.ts';
 import { allRoutes, type Route } from '#test/support/routes.ts';
 import { pathOf, type SampleIds, sampleRequests } from '#test/support/sample-requests.ts';
 import { TroubleLab } from '#test/support/trouble-lab.ts';
+import { volumeActionSamples } from '#test/support/volume-action-samples.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
 /*
@@ -125,8 +127,10 @@ async function belongings(projectId: string, userId: string): Promise<SampleIds>
 /** What of the belongings is no block storage. */
 const elsewhere = { servers: 0, flavors: 0, images: 0, users: 0, projects: 0, roles: 0, scope: 0 };
 
-/** A volume of project one, a snapshot of it, and an attachment of another. */
-async function volumesOf(projectId: string): Promise<Pick<SampleIds, 'volumes' | 'snapshots' | 'attachments'>> {
+type Volumes = Pick<SampleIds, 'volumes' | 'snapshots' | 'attachments' | 'backups' | 'transfers'>;
+
+/** A volume of project one, a snapshot and a backup of it, an attachment of another, and a third that is offered. */
+async function volumesOf(projectId: string): Promise<Volumes> {
   const path = `/volume/v3/${projectId}`;
   const make = async (kind: string, fields: object): Promise<string> => {
     const body = { [kind]: { name: WORD, description: WORD, metadata: { something: WORD, [WORD]: WORD }, ...fields } };
@@ -142,7 +146,12 @@ async function volumesOf(projectId: string): Promise<Pick<SampleIds, 'volumes' |
   const attached = await send('POST', `${path}/attachments`, owner, JSON.stringify({ attachment }));
   assert.equal(attached.status, 200, attached.text);
   const { id: attachments } = attached.json.attachment;
-  return { volumes, attachments, snapshots: await make('snapshot', { volume_id: volumes }) };
+  const transfer = { volume_id: await make('volume', { size: 1 }), name: WORD };
+  const offered = await send('POST', `${path}/volume-transfers`, owner, JSON.stringify({ transfer }));
+  assert.equal(offered.status, 202, offered.text);
+  const snapshots = await make('snapshot', { volume_id: volumes });
+  const backups = await make('backup', { volume_id: volumes });
+  return { volumes, attachments, snapshots, backups, transfers: offered.json.transfer.id };
 }
 
 /** A private volume type that project one was given, and a message to it. */
@@ -221,6 +230,8 @@ async function everythingOfOne(): Promise<string> {
     await lab.db.selectFrom('volumes').selectAll().orderBy('id').execute(),
     await lab.db.selectFrom('snapshots').selectAll().orderBy('id').execute(),
     await lab.db.selectFrom('volume_attachments').selectAll().orderBy('id').execute(),
+    await lab.db.selectFrom('backups').selectAll().orderBy('id').execute(),
+    await lab.db.selectFrom('volume_transfers').selectAll().orderBy('id').execute(),
     await lab.db.selectFrom('projects').selectAll().orderBy('id').execute(),
     await lab.db.selectFrom('users').selectAll().orderBy('id').execute(),
     await lab.db.selectFrom('roles').selectAll().orderBy('id').execute(),
@@ -246,13 +257,22 @@ function ask(route: Route, token: string | null, thing: SampleIds): Promise<RawA
   return send(route.method, path, token, sample === undefined ? undefined : JSON.stringify(sample), type);
 }
 
+function actOnVolume(scope: string, token: string, action: object): Promise<RawAnswer> {
+  return send('POST', `/volume/v3/${scope}/volumes/${ids.volumes}/action`, token, JSON.stringify(action));
+}
+
+/** What members of the volume's own project may not do to it either. */
+const ADMIN_ONLY = /reset_status|migrat|force_de/;
+
 const nameOf = ({ method, path }: Route) => `${method} ${path}`;
 /** The same for every project, also for one that there is not; it says again whose they were asked for. */
 const isSameForAll = ({ path }: Route) => path === '/compute/v2.1/os-quota-sets/:project/defaults';
 const guarded = routes.filter(({ isPublic }) => !isPublic);
 /** Routes about one thing, which here is always something of project one. */
 const aboutOne = guarded.filter(({ path }) =>
-  /\/(servers|flavors|images|users|projects|os-quota-sets|types|messages|volumes|snapshots|attachments)\/:/.test(path),
+  /\/(servers|flavors|images|users|projects|os-quota-sets|types|messages|volumes|snapshots|attachments|backups|volume-transfers|os-volume-transfer)\/:/.test(
+    path,
+  ),
 );
 
 describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
@@ -300,6 +320,8 @@ describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
           ids.volumes,
           ids.snapshots,
           ids.attachments,
+          ids.backups,
+          ids.transfers,
         ]) {
           assert.ok(!answer.text.includes(id), told);
         }
@@ -314,7 +336,8 @@ describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
       ...{ flavors: '99999999-9999-4999-8999-999999999997', users: '9'.repeat(32), projects: '8'.repeat(32) },
       ...{ types: '99999999-9999-4999-8999-999999999996', messages: '99999999-9999-4999-8999-999999999995' },
       ...{ volumes: '99999999-9999-4999-8999-999999999994', snapshots: '99999999-9999-4999-8999-999999999993' },
-      ...{ attachments: '99999999-9999-4999-8999-999999999992' },
+      ...{ attachments: '99999999-9999-4999-8999-999999999992', backups: '99999999-9999-4999-8999-999999999991' },
+      ...{ transfers: '99999999-9999-4999-8999-999999999990' },
       ...{ roles: ids.roles, scope: ids.scope },
     };
     const anonymous = (answer: RawAnswer, about: SampleIds) => {
@@ -324,7 +347,8 @@ describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
     };
     for (const [who, token] of Object.entries(outsiders)) {
       if (who.includes('project one')) continue;
-      for (const route of aboutOne) {
+      // Who knows the id of a transfer may try its key.
+      for (const route of aboutOne.filter(({ path }) => !path.endsWith('/:id/accept'))) {
         const told = `${nameOf(route)} by ${who}`;
         const [real, none] = [await ask(route, token, ids), await ask(route, token, nothing)];
         assert.deepEqual(anonymous(real, ids), anonymous(none, nothing), told);
@@ -348,6 +372,61 @@ describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
       assert.equal(answer.status, 400, answer.text);
       assert.ok(!answer.text.includes(WORD));
     }
+    assert.equal(await everythingOfOne(), untouched);
+  });
+
+  it('as an outsider no action on its volume is there', async () => {
+    const known = volumeActionSamples(ids).map((sample) => Object.keys(sample)[0] ?? '');
+    assert.deepEqual([...new Set(known)].sort(), Object.keys(volumeActionCalls).sort());
+    for (const [who, token] of Object.entries(outsiders)) {
+      const scope = scopes.get(token) ?? ids.projects;
+      for (const sample of volumeActionSamples(ids)) {
+        const answer = await actOnVolume(scope, token, sample);
+        const told = `${JSON.stringify(sample)} by ${who}: ${answer.status} ${answer.text}`;
+        // Whether it is there is not asked for who may not do that at all.
+        assert.ok([401, 403, 404].includes(answer.status), told);
+        assert.ok(!answer.text.includes(WORD), told);
+        const isMembers = !ADMIN_ONLY.test(Object.keys(sample)[0] ?? '');
+        if (who === 'a member of another project' && isMembers) assert.equal(answer.status, 404, told);
+        // Nor in the name of the project whose it is.
+        const inItsName = await actOnVolume(ids.projects, token, sample);
+        assert.ok(inItsName.status >= 400 && inItsName.status < 500, `${told}, ${inItsName.status}`);
+      }
+    }
+    assert.equal(await everythingOfOne(), untouched);
+  });
+
+  it('as an outsider nothing is made of its volumes, snapshots, backups and types', async () => {
+    const stranger = outsiders['a member of another project'] ?? '';
+    const path = `/volume/v3/${scopes.get(stranger)}`;
+    const { volumes: volume_id, snapshots: snapshot_id, backups: backup_id } = ids;
+    const asked: readonly (readonly [string, object])[] = [
+      ['volumes', { volume: { size: 1, source_volid: volume_id } }],
+      ['volumes', { volume: { size: 1, snapshot_id } }],
+      ['volumes', { volume: { size: 1, backup_id } }],
+      ['volumes', { volume: { size: 1, volume_type: ids.types } }],
+      ['volumes', { volume: { size: 1, volume_type: WORD } }],
+      ['snapshots', { snapshot: { volume_id, force: true } }],
+      ['backups', { backup: { volume_id, force: true } }],
+      ['backups', { backup: { volume_id, snapshot_id } }],
+      [`backups/${backup_id}/restore`, { restore: { name: 'x' } }],
+      ['volume-transfers', { transfer: { volume_id } }],
+      [`volume-transfers/${ids.transfers}/accept`, { accept: { auth_key: 'x' } }],
+      ['attachments', { attachment: { volume_uuid: volume_id } }],
+    ];
+    for (const [kind, body] of asked) {
+      const answer = await send('POST', `${path}/${kind}`, stranger, JSON.stringify(body));
+      // Who knows its id may try the key of a transfer.
+      const expected = kind.endsWith('/accept') ? 400 : 404;
+      assert.equal(answer.status, expected, `${kind} ${JSON.stringify(body)}: ${answer.text}`);
+    }
+    const image = await send(
+      'POST',
+      `${path}/volumes`,
+      stranger,
+      JSON.stringify({ volume: { size: 1, imageRef: ids.images } }),
+    );
+    assert.ok([400, 404].includes(image.status), image.text);
     assert.equal(await everythingOfOne(), untouched);
   });
 
@@ -421,6 +500,11 @@ describe('one tenant sees nothing of another', { timeout: 900_000 }, () => {
     for (const route of aboutOne.filter(({ method, path }) => method !== 'GET' && !/\/(users|projects)\//.test(path))) {
       const answer = await ask(route, reader, ids);
       assert.equal(answer.status, 403, `${nameOf(route)}: ${answer.status} ${answer.text}`);
+    }
+    for (const sample of volumeActionSamples(ids)) {
+      if ('os-show_image_metadata' in sample) continue;
+      const answer = await actOnVolume(ids.scope, reader, sample);
+      assert.equal(answer.status, 403, `${JSON.stringify(sample)}: ${answer.text}`);
     }
     for (const action of [
       'os-start',

@@ -10,6 +10,8 @@ export type SampleIds = {
   readonly volumes: string;
   readonly snapshots: string;
   readonly attachments: string;
+  readonly backups: string;
+  readonly transfers: string;
   readonly messages: string;
   /** The project that the address of a block storage request begins with: that of who asks. */
   readonly scope: string;
@@ -216,4 +218,8 @@ const byName: Readonly<Record<string, keyof SampleIds>> = {
   ':user': 'users',
   ':role': 'roles',
 };
-const byCollection: Readonly<Record<string, keyof SampleIds>> = { 'os-quota-sets': 'projects' };
+const byCollection: Readonly<Record<string, keyof SampleIds>> = {
+  'os-quota-sets': 'projects',
+  'volume-transfers': 'transfers',
+  'os-volume-transfer': 'transfers',
+};

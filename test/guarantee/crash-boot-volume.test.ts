@@ -30,7 +30,18 @@ const deletePoints = [
   'delete-server.let-go.before',
   'steps.let-volumes-go.recorded',
   'delete-server.let-go.after',
+  'delete-server.forget.before',
+  'delete-server.forget.after',
+  // Of the volumes that go with it.
+  'delete-volume.wait.before',
+  'delete-volume.destroy-disk.before',
+  'agent.destroy-disk.backups-destroyed',
+  'agent.destroy-disk.header-destroyed',
   'steps.destroy-volume-disk.removed',
+  'keys.destroy-key.destroyed',
+  'delete-volume.destroy-disk.after',
+  'delete-volume.finish.before',
+  'delete-volume.finish.after',
 ];
 const shelvePoints = ['shelve-volume-server.note.after', 'shelve-volume-server.offload.after'];
 const coveringPoints = new Set(['create-server.attach-volumes.after', 'steps.let-volumes-go.recorded']);
@@ -62,12 +73,13 @@ describe('a crash at any point of a server that boots from a volume', { timeout:
   const volumes = async (): Promise<JsonObject[]> => (await ask('GET', '/volumes/detail')).volumes;
   const countVolumes = async () => (await volumes()).length;
 
-  /** An encrypted one to boot from, that goes with its server, and one that stays. */
+  /** An encrypted one to boot from and another, which go with their server, and one that stays. */
   const create = async (): Promise<string> => {
     const made = { destination_type: 'volume', volume_size: 1, volume_type: 'secret' };
     const devices = [
       { ...made, source_type: 'image', uuid: image, boot_index: 0, delete_on_termination: true },
       { ...made, source_type: 'blank', boot_index: -1 },
+      { ...made, source_type: 'blank', boot_index: -1, delete_on_termination: true },
     ];
     const server = { name: 'boots', flavorRef: 'tiny', networks: 'none', block_device_mapping_v2: devices };
     const headers = { 'openstack-api-version': 'compute 2.67' };
@@ -109,7 +121,7 @@ describe('a crash at any point of a server that boots from a volume', { timeout:
       await lab.cloud.waitForStatus(id, 'ACTIVE');
       assert.deepEqual(
         (await volumes()).map(({ status }) => status),
-        ['in-use', 'in-use'],
+        ['in-use', 'in-use', 'in-use'],
       );
       await lab.expectNoStrays();
       await lab.expectBooted(id);
@@ -133,7 +145,7 @@ describe('a crash at any point of a server that boots from a volume', { timeout:
       await lab.cloud.waitForStatus(id, 'SHELVED_OFFLOADED');
       assert.deepEqual(
         (await volumes()).map(({ status }) => status),
-        ['in-use', 'in-use'],
+        ['in-use', 'in-use', 'in-use'],
       );
       await lab.expectNoStrays();
       await lab.cloud.act(id, { unshelve: null });

@@ -73,6 +73,11 @@ const catalogue = {
     retry: 'after-change',
     text: 'No valid host was found. {reason}',
   },
+  'cluster-key-missing': {
+    status: 500,
+    retry: 'after-change',
+    text: 'The cephx key of {name} is in none of the keyrings that the cluster’s configuration names: {files}. Put it there, readable for the service.',
+  },
   'default-volume-type-missing': {
     status: 500,
     retry: 'after-change',

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import type { DiskSpec } from '#core/disk.ts';
 import type { AttachedVolume, DiskKeys, ServerSpec } from '#host/host-agent.ts';
 import type { DomainDisk, DomainKey } from '#host/hypervisor/hypervisor.ts';
@@ -31,6 +32,7 @@ export function domainDisk(named: NamedDisk, attachment: DiskAttachment, isUnloc
     readonly,
     // The libvirt secret has the disk's id: it exists only during the call, so it needs no id of its own.
     encryption: disk.encryption === null || isUnlocked ? null : { format: disk.encryption, secretUuid: disk.id },
+    ...('rbd' in attachment ? { clusterSecretUuid: randomUUID() } : {}),
   };
 }
 

@@ -30,6 +30,7 @@ const programs = {
   shred: 'coreutils',
   cp: 'coreutils',
   rbd: 'ceph-common',
+  'ceph-conf': 'ceph-common',
   'qemu-img': 'qemu-utils',
   'qemu-io': 'qemu-utils',
   'qemu-storage-daemon': 'qemu-system-common',

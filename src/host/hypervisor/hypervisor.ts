@@ -13,10 +13,12 @@ export type DomainDisk = {
   readonly readonly?: boolean;
   /** Null: not encrypted. `secretUuid` names the libvirt secret; it exists only while the domain is being started. */
   readonly encryption: { readonly format: EncryptionFormat; readonly secretUuid: string } | null;
+  /** Of an image in a cluster: the libvirt secret by which QEMU may come to it. It exists no longer than the other. */
+  readonly clusterSecretUuid?: string;
 };
 
 /** The medium that a disk is copied to. */
-export type DiskCopy = Pick<DomainDisk, 'attachment' | 'encryption'>;
+export type DiskCopy = Pick<DomainDisk, 'attachment' | 'encryption' | 'clusterSecretUuid'>;
 
 /** What a domain is made of. Its libvirt UUID is the server's id. */
 export type DomainSpec = {
@@ -46,8 +48,16 @@ export type PresentDisk = {
 /** How far a mirror is; while the guest writes, there is ever more to copy. */
 export type MirrorProgress = { readonly copiedBytes: number; readonly totalBytes: number };
 
-/** A key for the time of one call, by the libvirt secret's UUID. `usage` is the name libvirt files it under. */
-export type DomainKey = { readonly secretUuid: string; readonly usage: string; readonly key: Secret };
+/**
+ * A key for the time of one call, by the libvirt secret's UUID. `usage` is the name libvirt files it under. `kind`: `volume`, unless
+ * it is that of a cluster's user.
+ */
+export type DomainKey = {
+  readonly secretUuid: string;
+  readonly usage: string;
+  readonly kind?: 'volume' | 'ceph';
+  readonly key: Secret;
+};
 
 export type DomainState = 'running' | 'paused' | 'absent';
 

@@ -48,12 +48,12 @@ export function domainXml(spec: DomainSpec, host: DomainHost): Xml {
 }
 
 /** The XML of a secret that lives only in libvirt's memory and that libvirt gives to nobody but QEMU. */
-export function secretXml(uuid: string, usage: string): Xml {
+export function secretXml(uuid: string, usage: string, kind: 'volume' | 'ceph' = 'volume'): Xml {
   return element(
     'secret',
     { ephemeral: 'yes', private: 'yes' },
     element('uuid', {}, text(uuid)),
-    element('usage', { type: 'volume' }, element('volume', {}, text(usage))),
+    element('usage', { type: kind }, element(kind === 'ceph' ? 'name' : 'volume', {}, text(usage))),
   );
 }
 
@@ -95,12 +95,13 @@ function devices(spec: DomainSpec, host: DomainHost): Xml {
  * `cache='writeback'`: a guest's flush reaches the medium, as with `none`, and the host's page cache holds ciphertext
  * only, because QEMU encrypts above it. `none` needs O_DIRECT, which tmpfs and FUSE refuse. `io='threads'` goes with it.
  */
-export function diskXml({ attachment, target, device, serial, encryption, readonly }: DomainDisk): Xml {
+export function diskXml(disk: DomainDisk): Xml {
+  const { attachment, target, device, serial, readonly } = disk;
   return element(
     'disk',
     { type: diskType(attachment), device },
     element('driver', { name: 'qemu', type: attachment.format, cache: 'writeback', io: 'threads' }),
-    source(attachment, encryption),
+    source(disk),
     element('target', { dev: target, bus: device === 'cdrom' ? 'sata' : 'virtio' }),
     element('serial', {}, text(serial)),
     device === 'cdrom' || readonly ? element('readonly') : null,
@@ -108,19 +109,20 @@ export function diskXml({ attachment, target, device, serial, encryption, readon
 }
 
 /** What a disk is copied to, for virDomainBlockCopy. */
-export function copyXml({ attachment, encryption }: DiskCopy): Xml {
+export function copyXml(copy: DiskCopy): Xml {
+  const { attachment } = copy;
   return element(
     'disk',
     { type: diskType(attachment) },
     element('driver', { name: 'qemu', type: attachment.format, cache: 'writeback' }),
-    source(attachment, encryption),
+    source(copy),
   );
 }
 
 /** A block device may be larger than the disk; the guest sees a slice of exactly the disk's size. QEMU cannot make a slice larger. */
-function source(attachment: DiskAttachment, encryption: DomainDisk['encryption']): Xml {
+function source({ attachment, encryption, clusterSecretUuid }: DiskCopy): Xml {
   const inside = encryption && encryptionXml(encryption);
-  if ('rbd' in attachment) return rbdSource(attachment, inside);
+  if ('rbd' in attachment) return rbdSource(attachment, clusterSecretUuid, inside);
   const { path, blockDevice } = attachment;
   if (!blockDevice) return element('source', { file: path }, inside);
   if (blockDevice.isWhole) return element('source', { dev: path }, inside);
@@ -134,9 +136,12 @@ function diskType(attachment: DiskAttachment): 'network' | 'block' | 'file' {
 }
 
 /** ceph.conf says where the cluster is. */
-function rbdSource(attachment: RbdAttachment, inside: Xml | null): Xml {
+function rbdSource(attachment: RbdAttachment, secretUuid: string | undefined, inside: Xml | null): Xml {
+  if (secretUuid === undefined) throw new Error(`${placeOf(attachment)} was given no secret of its cluster`);
   const config = element('config', { file: attachment.rbd.conf });
-  return element('source', { protocol: 'rbd', name: placeOf(attachment) }, config, inside);
+  const secret = element('secret', { type: 'ceph', uuid: secretUuid });
+  const auth = element('auth', { username: attachment.rbd.user }, secret);
+  return element('source', { protocol: 'rbd', name: placeOf(attachment) }, config, auth, inside);
 }
 
 function encryptionXml({ format, secretUuid }: NonNullable<DomainDisk['encryption']>): Xml {

@@ -15,6 +15,7 @@ import type {
   PresentDisk,
 } from '#host/hypervisor/hypervisor.ts';
 import { runPaths } from '#host/run-directory.ts';
+import { readClusterKey } from '#host/storage/rbd/keyring.ts';
 import { makeConsoleLog, readConsoleLog, removeConsoleLog } from './console-log.ts';
 import { copyXml, type DomainHost, diskXml, domainXml, METADATA_NAMESPACE, secretXml } from './domain-xml.ts';
 import { EventFeed, type FeedEvent } from './event-feed.ts';
@@ -100,7 +101,7 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
     return this.#queue.run(domain.serverId, async () => {
       if ((await this.state(domain.serverId)) !== 'absent') return;
       await makeConsoleLog(this.#host.consoleLog(domain.serverId));
-      await this.#withSecrets(doing, keys, () => this.#pool.call('createDomain', [xml], { doing }));
+      await this.#withSecrets(doing, domain.disks, keys, () => this.#pool.call('createDomain', [xml], { doing }));
     });
   }
 
@@ -115,7 +116,8 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
       const xml = updateSavedXml(saved, domain, this.#host);
       await makeConsoleLog(this.#host.consoleLog(domain.serverId));
       const timeoutMs = SAVE_TIMEOUT_MS;
-      await this.#withSecrets(doing, keys, () => this.#pool.call('restoreDomain', [file, xml], { doing, timeoutMs }));
+      const restore = () => this.#pool.call('restoreDomain', [file, xml], { doing, timeoutMs });
+      await this.#withSecrets(doing, domain.disks, keys, restore);
     });
   }
 
@@ -173,7 +175,7 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
     };
     try {
       const begin = () => this.#pool.call('copyDisk', [serverId, target, copyXml(copy)], { doing });
-      await this.#withSecrets(doing, keys, async () => must(doing, await begin()));
+      await this.#withSecrets(doing, [copy], keys, async () => must(doing, await begin()));
       while (!(await isWhole())) await delay(COPY_POLL_MS);
     } finally {
       await this.endCopy(serverId, target);
@@ -189,7 +191,8 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
   ): Promise<void> {
     const doing = `Mirroring disk ${target} of server ${serverId}`;
     const args: Calls['mirrorDisk']['args'] = [serverId, target, copyXml(copy), String(bytesPerSecond)];
-    await this.#withSecrets(doing, keys, async () => must(doing, await this.#pool.call('mirrorDisk', args, { doing })));
+    const begin = () => this.#pool.call('mirrorDisk', args, { doing });
+    await this.#withSecrets(doing, [copy], keys, async () => must(doing, await begin()));
   }
 
   async mirrorProgress(serverId: ServerId, target: string): Promise<MirrorProgress | null> {
@@ -223,7 +226,7 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
       const isSame = ({ target, serial }: PresentDisk) => target === disk.target && serial === disk.serial;
       if ((await this.disks(serverId)).some(isSame)) return;
       const begin = () => this.#pool.call('attachDevice', [serverId, diskXml(disk)], { doing });
-      await this.#withSecrets(doing, keys, async () => must(doing, await begin()));
+      await this.#withSecrets(doing, [disk], keys, async () => must(doing, await begin()));
     });
   }
 
@@ -310,7 +313,14 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
   }
 
   /** Defines the secrets for the time of `act`; none is left, whatever happens. The first failure is the one told. */
-  async #withSecrets(doing: string, keys: readonly DomainKey[], act: () => Promise<unknown>): Promise<void> {
+  async #withSecrets(
+    doing: string,
+    disks: readonly DiskCopy[],
+    given: readonly DomainKey[],
+    act: () => Promise<unknown>,
+  ): Promise<void> {
+    await using own = new AsyncDisposableStack();
+    const keys = [...given, ...(await clusterKeys(disks, own))];
     const failures: unknown[] = [];
     const attempt = async (step: () => Promise<unknown>) => step().catch((error: unknown) => failures.push(error));
     await attempt(async () => {
@@ -326,9 +336,9 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
 
   /** In one call, because each costs its way to another process and back. */
   async #setSecrets(doing: string, keys: readonly DomainKey[]): Promise<void> {
-    const args = keys.flatMap(({ secretUuid, usage, key }) => {
+    const args = keys.flatMap(({ secretUuid, usage, kind, key }) => {
       const name = USAGE_PREFIX + usage;
-      return [secretXml(secretUuid, name), name, String(key.use((bytes) => bytes.length))];
+      return [secretXml(secretUuid, name, kind), name, String(key.use((bytes) => bytes.length))];
     });
     using key = Secret.join(keys.map((own) => own.key));
     await this.#pool.call('setSecrets', args, { doing, key });
@@ -340,6 +350,17 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
     const why = ENDS[event.detail] ?? 'failed';
     for (const listener of this.#listeners) listener({ kind: 'ended', serverId: event.uuid as ServerId, why });
   }
+}
+
+/** By which QEMU may come to the disks that lie in a cluster, zeroed with `scope`. */
+async function clusterKeys(disks: readonly DiskCopy[], scope: AsyncDisposableStack): Promise<DomainKey[]> {
+  const keys: DomainKey[] = [];
+  for (const { attachment, clusterSecretUuid: secretUuid } of disks) {
+    if (!('rbd' in attachment) || secretUuid === undefined) continue;
+    const key = scope.use(await readClusterKey(attachment.rbd));
+    keys.push({ secretUuid, usage: `cluster_${secretUuid}`, kind: 'ceph', key });
+  }
+  return keys;
 }
 
 function toState(libvirtState: number | null): DomainState {

@@ -70,8 +70,10 @@ function updateDisk(parts: readonly Node[], spec: DomainSpec): void {
   const { attachment } = disk;
   const named = 'rbd' in attachment ? 'name' : attachment.blockDevice ? 'dev' : 'file';
   attributesOf(parts, 'source')[named] = escapeXml(placeOf(attachment));
-  if (disk.encryption === null) return;
   const inSource = parts.flatMap((part) => (part.source ? childNodes(part, 'source') : []));
+  const auth = inSource.flatMap((part) => (part.auth ? childNodes(part, 'auth') : []));
+  if (disk.clusterSecretUuid !== undefined) attributesOf(auth, 'secret').uuid = disk.clusterSecretUuid;
+  if (disk.encryption === null) return;
   const encryption = [...inSource, ...parts].flatMap((part) => (part.encryption ? childNodes(part, 'encryption') : []));
   attributesOf(encryption, 'secret').uuid = disk.encryption.secretUuid;
 }

@@ -129,9 +129,14 @@ export class DiskAccess {
     await this.#parts.headerBackups.destroy(id, except);
   }
 
+  /** Whether a disk can be given another key; one that is not encrypted needs none. */
+  canRekey(disk: DiskSpec): boolean {
+    return disk.encryption === null || this.encryptor(disk).rekey !== undefined;
+  }
+
   /** *Throws* not-implemented when an encrypted disk cannot be given another key. */
   checkRekeys(disk: DiskSpec): void {
-    if (disk.encryption === null || this.encryptor(disk).rekey) return;
+    if (this.canRekey(disk)) return;
     const reason = `Rekeying disk ${disk.id} is not possible: format ${disk.encryption} has no header, so that its key is the volume key itself.`;
     throw new NightlatchError('not-implemented', { reason });
   }

@@ -24,7 +24,8 @@ export class DiskMaker {
       case 'clone':
         return await this.#clone(disk, content.from, keys);
       case 'medium':
-        return await this.#receive(disk, content, keys);
+        if (this.#parts.disks.canRekey(disk)) return await this.#receive(disk, content, keys);
+        return await this.#receiveBeside(disk, content, keys);
       default:
         return await this.#fill(disk, content, keys);
     }
@@ -82,6 +83,29 @@ export class DiskMaker {
     crashPoint('agent.create-disk.allocated');
     await receiveMedium(driver.attachment(asLarge), await content.open(), `Restoring disk ${disk.id}`);
     await this.#finish(disk, asLarge, content.keyId, keys);
+  }
+
+  /**
+   * What has no header to change is received beside the disk, as it was, and encrypted anew from there. *Crash*: what lies
+   * beside it is removed by the repeat.
+   */
+  async #receiveBeside(disk: DiskSpec, content: MediumContent, keys: DiskKeys): Promise<void> {
+    const { disks } = this.#parts;
+    const from: DiskSpec = {
+      ...disk,
+      id: content.keyId,
+      role: 'backup',
+      sizeBytes: checkedSize(disk, content.sizeBytes),
+    };
+    const driver = disks.driver(from);
+    try {
+      await disks.lock(from);
+      await driver.create(from, null);
+      await receiveMedium(driver.attachment(from), await content.open(), `Restoring disk ${disk.id}`);
+      await this.#fill(disk, { kind: 'disk', from }, keys);
+    } finally {
+      await driver.delete(from);
+    }
   }
 
   /** Gives a copied medium its own key and its own size. */

@@ -1,5 +1,6 @@
 import type { Config } from '#config/schema.ts';
 import { volumeGroupsOf } from '#config/volume-groups.ts';
+import { serverOfDisk } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import { MIB } from '#core/sizes.ts';
 import type { LvmSubject } from '#host/doctor-lvm.ts';
@@ -28,7 +29,7 @@ export type LocalStorage = Pick<
 
 type Cipher = LvmSubject['ciphers'][number];
 
-/** The cipher of every LUKS disk we make. */
+/** The cipher of every LUKS disk we make, and of volumes whatever their format: a type cannot ask for another. */
 const LUKS_CIPHER: Cipher = { cipher: 'aes-xts-plain64', keyBits: 512 };
 
 /**
@@ -80,7 +81,10 @@ async function openLvm(config: Config, volumeGroup: string, thinPool: string): P
   const driver = lvmStorage({
     volumeGroup,
     thinPool: thinPool || null,
-    noteOf: (disk) => (disk.encryption === 'plain' ? plainNote(disk, plain) : null),
+    noteOf: (disk) => {
+      if (disk.encryption !== 'plain') return null;
+      return plainNote(disk, serverOfDisk(disk) === null ? LUKS_CIPHER : plain);
+    },
     clearing: clearingOf(config),
   });
   await driver.capacityBytes?.();

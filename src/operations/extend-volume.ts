@@ -5,9 +5,9 @@ import { updateVolume } from '#db/volumes.ts';
 import type { DiskKeys } from '#host/host-agent.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { waitForReaders } from '#operations/delete-volume.ts';
-import type { Operation } from '#operations/engine.ts';
+import type { Failure, Operation } from '#operations/engine.ts';
 import { failVolume, finishAsBefore, needPlacedDisk, type VolumeInput } from '#operations/volume-context.ts';
-import { unlessOpen } from '#operations/volume-steps.ts';
+import { tellFailure, unlessOpen } from '#operations/volume-steps.ts';
 
 /**
  * Extend volume, attached or not. A guest that has it sees it grow.
@@ -26,8 +26,16 @@ export function extendVolume(context: OperationContext): Operation<VolumeInput> 
       { name: 'grow', run: (input) => grow(context, input) },
       { name: 'finish', run: (input) => finishAsBefore(context, input) },
     ],
-    failed: (input) => failVolume(context, input, 'error_extending'),
+    failed: (input, failure) => fail(context, input, failure),
   };
+}
+
+/** What this host cannot do was not begun. */
+async function fail(context: OperationContext, input: VolumeInput, failure: Failure): Promise<void> {
+  // Cinder's number: "extend volume", "unknown error".
+  await tellFailure(context, input, '007_001', failure);
+  if (failure.code === 'not-implemented') await finishAsBefore(context, input);
+  else await failVolume(context, input, 'error_extending');
 }
 
 async function grow(context: OperationContext, { volumeId, requestId, sizeGib }: VolumeInput): Promise<void> {

@@ -105,6 +105,12 @@ for (const format of ['luksv2', 'plain', 'luks', null] as const) {
       if (hasHeader) await assert.rejects(beginning(clone, key), code('disk-wrong-key'));
     }
     await agent.destroyDisk(clone);
+    const restored = someVolume(format, LARGER);
+    const medium = { kind: 'medium', keyId: disk.id, sizeBytes: SIZE, format: 'raw' } as const;
+    const open = () => agent.openMedium(disk);
+    await agent.createDisk(restored, { ...medium, open }, new Map([...keys, [restored.id, to]]));
+    assert.equal(await beginning(restored, to), 'MARKER');
+    await agent.destroyDisk(restored);
     assert.deepEqual(crypt(), []);
 
     const id = newId<ServerId>();
@@ -115,10 +121,10 @@ for (const format of ['luksv2', 'plain', 'luks', null] as const) {
     const server: ServerSpec = { id, projectId: 'p', ...shape, disks: [root], targets: ['vda'], volumes: [] };
     await agent.startServer(server, new Map());
     const volume = { disk, target: 'vdb' };
-    const open = isDevice ? 1 : 0;
+    const openMappings = isDevice ? 1 : 0;
     for (let time = 0; time < 2; time++) await agent.attachVolume(server, volume, keys);
     await agent.lockStrays();
-    assert.equal(crypt().length, open, 'a restart of the agent takes no volume from a guest');
+    assert.equal(crypt().length, openMappings, 'a restart of the agent takes no volume from a guest');
     const larger = { ...disk, sizeBytes: LARGER };
     if (format === 'luks') {
       await assert.rejects(agent.growDisk(larger, SIZE, keys, id), /where QEMU decrypts a logical volume/);
@@ -128,7 +134,7 @@ for (const format of ['luksv2', 'plain', 'luks', null] as const) {
     }
     if (hasHeader) await agent.rekeyDisk(disk, { from: key, to }, newId());
     await assert.rejects(agent.detachVolume(id, volume), code('volume-not-released'));
-    assert.equal(crypt().length, open);
+    assert.equal(crypt().length, openMappings);
     await agent.stopServer(id, [root, disk], 0);
     assert.deepEqual(crypt(), []);
     await agent.detachVolume(id, volume);

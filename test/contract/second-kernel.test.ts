@@ -14,6 +14,12 @@ type Suite = { readonly file: string; readonly env?: Readonly<Record<string, str
 type Variant = { readonly setUp: string; readonly suites: readonly Suite[] };
 
 const onVolumes = (format: string) => ({ NIGHTLATCH_TEST_IMAGES_TYPE: 'lvm', NIGHTLATCH_TEST_FORMAT: format });
+/** The volumes of block storage; the servers' own disks lie as the suite says. */
+const ofBlockStorage = (format: string) => ({
+  NIGHTLATCH_TEST_VOLUME_DRIVER: 'lvm',
+  NIGHTLATCH_TEST_THIN_POOL: 'pool',
+  NIGHTLATCH_TEST_FORMAT: format,
+});
 
 /** Everything takes hours there; `npm test` runs a part that touches every driver and the service as a whole. */
 const variants: Readonly<Record<string, Variant>> = {
@@ -28,6 +34,7 @@ const variants: Readonly<Record<string, Variant>> = {
       { file: 'test/second-kernel/lvm-service.test.ts' },
       { file: 'test/second-kernel/lvm-host.test.ts' },
       { file: 'test/second-kernel/lvm-attached.test.ts' },
+      { file: 'test/second-kernel/lvm-block-storage.test.ts' },
       { file: 'test/second-kernel/lvm-legacy.test.ts' },
       { file: 'test/second-kernel/lock-on-pause-service.test.ts' },
       { file: 'test/contract/storage-driver.test.ts' },
@@ -44,6 +51,20 @@ const variants: Readonly<Record<string, Variant>> = {
       { file: 'test/guarantee/crash-points.test.ts', env: onVolumes(format) },
       { file: 'test/guarantee/undo.test.ts', env: onVolumes(format) },
     ]),
+  },
+  // What was never written takes no room in a thin pool, and no time to copy.
+  'block storage on logical volumes': {
+    setUp: `lvcreate -q -y --type thin-pool -L 100G -n pool ${GROUP}`,
+    suites: [
+      { file: 'test/guarantee/volume-copies.test.ts', env: ofBlockStorage('luksv2') },
+      { file: 'test/guarantee/header-backups.test.ts', env: ofBlockStorage('luksv2') },
+      { file: 'test/guarantee/volume-races.test.ts', env: ofBlockStorage('luksv2') },
+      // A point of each operation: all take a working day here, and lie between the same steps as with files.
+      {
+        file: 'test/guarantee/volume-crash-points.test.ts',
+        env: { ...ofBlockStorage('luksv2'), NIGHTLATCH_TEST_DEPTH: 'covering' },
+      },
+    ],
   },
   'logical volumes, LUKSv1 by the kernel': {
     setUp: 'true',
@@ -83,7 +104,7 @@ for (const [name, { setUp, suites: all }] of Object.entries(variants)) {
   describe(`inside a second kernel: ${name}`, { timeout: 43_200_000 }, () => {
     let kernel: SecondKernel;
     before(async () => {
-      kernel = await SecondKernel.start({ disks: [200 * GIB], memoryMib: 3072 });
+      kernel = await SecondKernel.start({ disks: [200 * GIB], memoryMib: 4096 });
       await kernel.must('vgcreate', '-q', GROUP, ...kernel.disks);
       await kernel.must('sh', '-c', setUp);
     });

@@ -104,11 +104,12 @@ const cases: Readonly<Record<string, Case>> = {
     isVariant: true,
   },
   'create-volume of a backup': {
+    type: 'small',
     prepare: async (lab, volume) => {
       await lab.addBackup(volume, { name: 'safe' });
       await write(lab, volume, SECOND);
     },
-    request: async (lab) => create({ backup_id: await idOf(lab, 'backup', 'safe') })(lab),
+    request: async (lab) => create({ backup_id: await idOf(lab, 'backup', 'safe'), volume_type: 'small' })(lab),
     ends: [
       ['volume', 'new', 'available'],
       ['backup', 'safe', 'available'],
@@ -167,6 +168,7 @@ const cases: Readonly<Record<string, Case>> = {
     inner: ['steps.rekey.changed', 'steps.rekey.headers-forgotten', 'steps.rekey.named'],
   },
   'create-backup': {
+    type: 'small',
     request: (lab, volume_id) => lab.must('POST', '/backups', { backup: { name: 'safe', volume_id } }),
     ends: [
       ['backup', 'safe', 'available'],
@@ -175,6 +177,7 @@ const cases: Readonly<Record<string, Case>> = {
     inner: ['steps.create-backup.stored', 'steps.destroy-volume-disk.removed'],
   },
   'create-backup incremental': {
+    type: 'small',
     prepare: async (lab, volume) => {
       await lab.addBackup(volume, { name: 'base' });
       await write(lab, volume, SECOND);
@@ -190,6 +193,7 @@ const cases: Readonly<Record<string, Case>> = {
     isVariant: true,
   },
   'restore-backup': {
+    type: 'small',
     prepare: async (lab, volume) => {
       await lab.addBackup(volume, { name: 'safe' });
       await write(lab, volume, SECOND);
@@ -203,6 +207,7 @@ const cases: Readonly<Record<string, Case>> = {
     inner: ['steps.replace-content.filled', 'steps.replace-content.exchanged', 'steps.destroy-volume-disk.removed'],
   },
   'delete-backup': {
+    type: 'small',
     prepare: async (lab, volume) => void (await lab.addBackup(volume, { name: 'safe' })),
     request: async (lab) => lab.must('DELETE', `/backups/${await idOf(lab, 'backup', 'safe')}`),
     ends: [

@@ -12,6 +12,7 @@ import { migrationOperations } from '#operations/durable-migration-operations.ts
 import { snapshotOperations } from '#operations/durable-snapshot-operations.ts';
 import { volumeOperations } from '#operations/durable-volume-operations.ts';
 import { findStrays } from '#test/support/strays.ts';
+import { hasHeaderUnderTest } from '#test/support/volume-backends.ts';
 import { type Kind, PATTERN_BYTES, VolumesAndServers } from '#test/support/volumes-and-servers.ts';
 
 /*
@@ -294,6 +295,8 @@ const cases: Readonly<Record<string, Case>> = {
   },
 };
 
+/** What can only be done to a volume that has a header. */
+const ofHeaders = new Set(['rekey-volume', 'accept-transfer', 'restore-header']);
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
 
 /** Two for each step, and those inside steps; the covering depth takes the last inner one. */
@@ -331,7 +334,7 @@ describe('a crash at any point of what is done to volumes', { timeout: 21_600_00
 
   for (const [name, one] of Object.entries(cases)) {
     const { type = 'secret', prepare, request, ends, images = [], holds = FIRST, inner } = one;
-    if (one.isVariant && !isWhole) continue;
+    if ((one.isVariant && !isWhole) || (!hasHeaderUnderTest && ofHeaders.has(name))) continue;
     for (const point of pointsOf(name, inner)) {
       test(`${name}, killed at ${point}: it ends as asked, with nothing left over`, async () => {
         const volume = await lab.addVolume({ name: 'data', volume_type: type });
@@ -351,7 +354,8 @@ describe('a crash at any point of what is done to volumes', { timeout: 21_600_00
           const found = await idOf(lab, kind, called);
           const id = kind === 'backup' ? await restored(lab, found) : found;
           const [secret, file] = [(await lab.secretOf(id)) as never, await lab.fileOf(id)];
-          assert.equal(await lab.opens(secret, file), true, `${called} opens`);
+          // Every key opens what has no header.
+          if (hasHeaderUnderTest) assert.equal(await lab.opens(secret, file), true, `${called} opens`);
           if (holds !== null)
             assert.equal(await lab.holds(file, secret, holds), true, `${called} holds what it should`);
         }

@@ -46,7 +46,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
     'core/errors.ts',
     'core/secret.ts',
     'config/load.ts',
-    'config/volume-groups.ts',
+    'config/disk-places.ts',
     'host/exec.ts',
     'host/grant.ts',
     'host/helper-protocol.ts',
@@ -62,7 +62,7 @@ const rootHelper = {
   entry: 'root-helper/main.ts',
   files: [
     ...['root-helper/main.ts', 'root-helper/serve.ts', 'root-helper/socket.ts'],
-    ...['config/load.ts', 'config/schema.ts', 'config/volume-groups.ts'],
+    ...['config/load.ts', 'config/schema.ts', 'config/disk-places.ts'],
     ...[
       'core/address.ts',
       'core/disk.ts',

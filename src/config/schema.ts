@@ -1,11 +1,11 @@
 import { hostname } from 'node:os';
 import { z } from 'zod';
 import { ADDRESS_AND_PORT } from '#core/address.ts';
-import { fileFormats } from '#core/disk.ts';
+import { fileFormats, storageFormats } from '#core/disk.ts';
 import { encryptionFormats } from '#core/encryption-intent.ts';
 
-/** Those that a configuration may choose. */
-const configurable = [...fileFormats, 'lvm'] as const;
+/** Those that volumes may have. */
+const volumeFormats = [...fileFormats, 'lvm'] as const;
 
 const defaults = z.strictObject({
   state_path: z
@@ -121,13 +121,27 @@ const libvirt = z.strictObject({
     .enum(['auto', 'kvm', 'qemu'])
     .default('auto')
     .describe('`kvm` uses the processor, `qemu` emulates one. `auto`: kvm when a probe shows that it really runs.'),
-  images_type: z.enum(configurable).default('qcow2').describe('How new server disks are stored.'),
+  images_type: z.enum(storageFormats).default('qcow2').describe('How new server disks are stored.'),
   images_volume_group: volumeGroupName.describe(
     'The LVM volume group for disks, with `images_type = "lvm"`. It exists; what else lies in it is left alone.',
   ),
   images_thin_pool: thinPoolName.describe(
     'A thin pool in that group from which disks take their room as they are written. Empty: they take it whole.',
   ),
+  images_rbd_pool: z
+    .string()
+    .regex(/^[A-Za-z0-9_.-]*$/)
+    .default('vms')
+    .describe('The Ceph pool for disks, with `images_type = "rbd"`. It exists, and is there for block devices.'),
+  images_rbd_ceph_conf: z
+    .string()
+    .default('/etc/ceph/ceph.conf')
+    .describe('Where the cluster is, and in which keyring the key of `rbd_user` lies: see ceph.conf(5).'),
+  rbd_user: z
+    .string()
+    .regex(/^[A-Za-z0-9_.-]*$/)
+    .default('nova')
+    .describe('As whom the service and its guests come to the cluster, without `client.`. Its rights: `profile rbd`.'),
   volume_clear: z
     .enum(['zero', 'shred', 'none'])
     .default('zero')
@@ -245,7 +259,7 @@ const privilege = z.strictObject({
 });
 
 const volumeBackend = z.strictObject({
-  volume_driver: z.enum(configurable).default('raw').describe('How its volumes are stored.'),
+  volume_driver: z.enum(volumeFormats).default('raw').describe('How its volumes are stored.'),
   volume_backend_name: z
     .string()
     .regex(/^[^\s#]*$/, 'must have no space and no #')

@@ -259,12 +259,12 @@ export class LocalHostAgent implements HostAgent {
   }
 
   async lockDown(): Promise<void> {
-    const { name, gate, disksDirectory, backends, volumeGroups, runDirectory } = this.#parts;
+    const { name, gate, disksDirectory, backends, volumeGroups, pools, runDirectory } = this.#parts;
     const backendDirectories = backends.flatMap(({ directory }) => (directory === null ? [] : [directory]));
     await gate.close();
     await lockEverything(
       name,
-      { ...this.#parts, places: { disksDirectory, backendDirectories, volumeGroups } },
+      { ...this.#parts, places: { disksDirectory, backendDirectories, volumeGroups, pools } },
       () => gate.inside,
     );
     await clearScratch(runDirectory);

@@ -29,6 +29,7 @@ const programs = {
   blkdiscard: 'util-linux',
   shred: 'coreutils',
   cp: 'coreutils',
+  ceph: 'ceph-common',
   rbd: 'ceph-common',
   'ceph-conf': 'ceph-common',
   'qemu-img': 'qemu-utils',

@@ -10,6 +10,7 @@ export type DiskPlaces = {
   /** Where files of volumes lie. */
   readonly backendDirectories: readonly string[];
   readonly volumeGroups: readonly string[];
+  readonly pools: readonly string[];
 };
 
 /**
@@ -41,6 +42,7 @@ async function guestOf(pid: number, places: DiskPlaces): Promise<ServerId | null
     `"${places.disksDirectory}/${serverId}/`,
     `"/dev/mapper/nl-`,
     ...places.volumeGroups.flatMap((group) => [`"/dev/${group}/${serverId}_`, `"/dev/${group}/volume-`]),
+    ...places.pools.map((pool) => `"pool":"${pool}","image":"${serverId}_`),
     ...places.backendDirectories.map((directory) => `"${directory}/volume-`),
   ];
   return words.some((word) => disks.some((disk) => word.includes(disk))) ? (serverId as ServerId) : null;

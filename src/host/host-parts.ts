@@ -21,6 +21,8 @@ export type HostParts = DiskParts & {
   readonly hypervisor: Hypervisor;
   /** The volume groups in which disks may be logical volumes. */
   readonly volumeGroups: readonly string[];
+  /** The pools in which disks may be images. */
+  readonly pools: readonly string[];
   /** All that is configured about how disks are stored and encrypted, as text: another text is another host. */
   readonly storageSettings: string;
 };

@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import type { Logger } from 'pino';
+import { volumeGroupsOf } from '#config/disk-places.ts';
 import type { Config } from '#config/schema.ts';
-import { volumeGroupsOf } from '#config/volume-groups.ts';
 import { describeError } from '#core/errors.ts';
 import type { HostName, HostPath } from '#core/ids.ts';
 import { LocalHostAgent } from '#host/agent.ts';

@@ -1,5 +1,5 @@
+import { poolsOf, volumeGroupsOf } from '#config/disk-places.ts';
 import type { Config } from '#config/schema.ts';
-import { volumeGroupsOf } from '#config/volume-groups.ts';
 import { serverOfDisk } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import { MIB } from '#core/sizes.ts';
@@ -18,13 +18,22 @@ import type { Clearing } from '#host/storage/lvm/clear.ts';
 import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
+import { rbdStorage } from '#host/storage/rbd/driver.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
 import { openBackends } from '#main/local-backends.ts';
 import type { StatePaths } from '#main/state-paths.ts';
 
 export type LocalStorage = Pick<
   HostParts,
-  'drivers' | 'backends' | 'encryptors' | 'blockEncryptors' | 'mappings' | 'exports' | 'headerBackups' | 'volumeGroups'
+  | 'drivers'
+  | 'backends'
+  | 'encryptors'
+  | 'blockEncryptors'
+  | 'mappings'
+  | 'exports'
+  | 'headerBackups'
+  | 'volumeGroups'
+  | 'pools'
 >;
 
 type Cipher = LvmSubject['ciphers'][number];
@@ -50,10 +59,15 @@ export async function openLocalStorage(config: Config, paths: StatePaths): Promi
   const blocks = volumeGroups.length === 0 ? NO_BLOCK_DEVICES : await openDeviceMapper(config, paths, luks);
   const openGroup = (group: string, pool: string) => openLvm(config, group, pool);
   const { images_volume_group: group, images_thin_pool: pool } = config.libvirt;
-  const drivers = group === '' ? files : { ...files, lvm: await openGroup(group, pool) };
+  const pools = poolsOf(config);
+  const drivers = {
+    ...files,
+    ...(group === '' ? {} : { lvm: await openGroup(group, pool) }),
+    ...(pools.length === 0 ? {} : { rbd: await openPool(config, paths) }),
+  };
   const backends = await openBackends(config, paths, openGroup);
   const headerBackups = new HeaderBackups(paths.headers);
-  return { exports, encryptors: { luks }, ...blocks, drivers, backends, headerBackups, volumeGroups };
+  return { exports, encryptors: { luks }, ...blocks, drivers, backends, headerBackups, volumeGroups, pools };
 }
 
 const NO_BLOCK_DEVICES = { blockEncryptors: {}, mappings: null };
@@ -88,6 +102,15 @@ async function openLvm(config: Config, volumeGroup: string, thinPool: string): P
     clearing: clearingOf(config),
   });
   await driver.capacityBytes?.();
+  return driver;
+}
+
+/** Looks into it, so that a cluster that does not answer, or has no such pool, stops the start. */
+async function openPool({ libvirt }: Config, paths: StatePaths): Promise<StorageDriver> {
+  const conf = libvirt.images_rbd_ceph_conf as StatePaths['run'];
+  const pool = { name: libvirt.images_rbd_pool, conf, user: libvirt.rbd_user };
+  const driver = rbdStorage({ pool, runDirectory: paths.run });
+  await driver.servers?.();
   return driver;
 }
 

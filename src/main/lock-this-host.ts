@@ -1,6 +1,6 @@
 import { access } from 'node:fs/promises';
+import { poolsOf, volumeGroupsOf } from '#config/disk-places.ts';
 import type { Config } from '#config/schema.ts';
-import { volumeGroupsOf } from '#config/volume-groups.ts';
 import { describeError } from '#core/errors.ts';
 import type { HostName, HostPath } from '#core/ids.ts';
 import { Mappings } from '#host/encryption/dm-crypt/mappings.ts';
@@ -73,13 +73,14 @@ async function openLeases(config: Config): Promise<string[]> {
 
 async function withParts<T>(config: Config, paths: StatePaths, use: (parts: LockDownParts) => Promise<T>): Promise<T> {
   const { groups: volumeGroups } = volumeGroupsOf(config);
+  const pools = poolsOf(config);
   // By ourselves: the root helper may be down too.
   const { helper: _, ...bounds } = privilegeOf(config);
   grantPrivilege(bounds);
   await using undo = new AsyncDisposableStack();
   const opened = await openHypervisor(config, paths);
   return await use({
-    places: { disksDirectory: paths.disks, backendDirectories: backendDirectories(config, paths), volumeGroups },
+    places: { disksDirectory: paths.disks, backendDirectories: backendDirectories(config, paths), volumeGroups, pools },
     hypervisor: opened instanceof LibvirtHypervisor ? undo.use(opened) : opened,
     exports: new FuseExports({ runDirectory: paths.run }),
     mappings: volumeGroups.length === 0 ? null : new Mappings(),

@@ -1,7 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
+import { volumeGroupsOf } from '#config/disk-places.ts';
 import { DEFAULT_CONFIG_FILE, loadConfig } from '#config/load.ts';
-import { volumeGroupsOf } from '#config/volume-groups.ts';
 import { describeError, NightlatchError } from '#core/errors.ts';
 import { grantPrivilege } from '#host/grant.ts';
 import { helperServer } from '#root-helper/serve.ts';

@@ -416,7 +416,7 @@ describe('volumes of a guest that runs', { timeout: 580_000 }, () => {
     await assert.rejects(plaintext(kept, key), /lock/, 'QEMU does not have it any more');
     // A guest is found by its volumes too, also when libvirt does not answer.
     const backendDirectories = [`${directory}/volumes/slow`];
-    const places = { disksDirectory: '/nowhere', backendDirectories, volumeGroups: [] };
+    const places = { disksDirectory: '/nowhere', backendDirectories, volumeGroups: [], pools: [] };
     assert.deepEqual(
       (await findGuestProcesses(places)).map(({ serverId }) => serverId),
       [other.id],

@@ -65,6 +65,8 @@ export function rbdStorage({ pool, runDirectory }: RbdOptions): StorageDriver<Rb
       return headerInImage(attachment(disk), { images, length, runDirectory });
     },
 
+    capacityBytes: () => images.capacityBytes(`Looking at pool ${pool.name}`),
+
     async servers() {
       const names = await images.list(`Looking at pool ${pool.name}`);
       return [...new Set(names.map((name) => name.slice(0, name.indexOf('_'))))].filter(isUuid) as ServerId[];

@@ -18,6 +18,17 @@ export type Image = {
   readonly parent: { readonly id: string; readonly isTrash: boolean } | null;
 };
 
+/** What `ceph df` tells. */
+type ClusterUse = {
+  readonly stats: { readonly total_bytes: number };
+  readonly pools: readonly {
+    readonly name: string;
+    readonly stats: { readonly max_avail: number; readonly bytes_used: number };
+  }[];
+};
+
+/** 4 PiB. */
+const UNKNOWN_BYTES = 2 ** 52;
 const TIMEOUT_MS = 60_000;
 /** Whatever takes as long as an image is large. */
 const LONG_TIMEOUT_MS = 24 * 60 * 60_000;
@@ -39,6 +50,18 @@ export class Images {
   async find(name: string, doing: string): Promise<Image | null> {
     const { code, stdout } = await this.#rbd(['info', '--format', 'json', this.#spec(name)], doing, [ENOENT]);
     return code === ENOENT ? null : parseImage(stdout);
+  }
+
+  /** Bytes that its disks can have together. A cluster without a manager daemon tells no sizes: then it is any number. */
+  async capacityBytes(doing: string): Promise<number> {
+    const { conf, user, name } = this.pool;
+    const args = ['--conf', conf, '--id', user, 'df', '--format', 'json'];
+    const { stdout } = await run('ceph', args, { doing, timeoutMs: TIMEOUT_MS });
+    const { stats, pools } = JSON.parse(stdout) as ClusterUse;
+    if (stats.total_bytes === 0) return UNKNOWN_BYTES;
+    const pool = pools.find((each) => each.name === name);
+    if (!pool) throw new NightlatchError('bad-request', { reason: `${doing} failed: there is none of that name.` });
+    return pool.stats.max_avail + pool.stats.bytes_used;
   }
 
   async list(doing: string): Promise<string[]> {

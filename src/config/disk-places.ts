@@ -9,3 +9,8 @@ export function volumeGroupsOf({ libvirt, volume_backends }: Config): { groups: 
     thinPools: named([libvirt.images_thin_pool, ...lvm.map(({ thin_pool }) => thin_pool)]),
   };
 }
+
+/** Pools of a Ceph cluster in which this host keeps disks. */
+export function poolsOf({ libvirt }: Config): string[] {
+  return libvirt.images_type === 'rbd' ? [libvirt.images_rbd_pool] : [];
+}

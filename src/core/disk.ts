@@ -69,7 +69,8 @@ export function memoryStorage(disks: StorageFormat): StorageFormat {
 export type DiskContent =
   | { readonly kind: 'blank' }
   | { readonly kind: 'image'; readonly imageId: ImageId }
-  | { readonly kind: 'disk'; readonly from: DiskSpec }
+  /** `bytesPerSecond`: at most so fast, see `HostAgent.paceCopy`; absent or 0: as fast as it goes. */
+  | { readonly kind: 'disk'; readonly from: DiskSpec; readonly bytesPerSecond?: number }
   /** As `disk`, by copying the medium of a locked disk of equal storage and encryption, whose header is then given another key. */
   | { readonly kind: 'clone'; readonly from: DiskSpec }
   | MediumContent

@@ -17,6 +17,7 @@ import { GuestDisks } from '#host/guest-disks.ts';
 import { GuestPower } from '#host/guest-power.ts';
 import type {
   AttachedVolume,
+  CopyProgress,
   DiskKeys,
   HostAgent,
   HostEvent,
@@ -77,6 +78,10 @@ export class LocalHostAgent implements HostAgent {
 
   createDisk(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void> {
     return this.#parts.gate.admit(`Creating disk ${disk.id}`, () => this.#maker.make(disk, content, keys));
+  }
+
+  async paceCopy(disk: DiskSpec, bytesPerSecond: number): Promise<CopyProgress | null> {
+    return this.#maker.paceCopy(disk, bytesPerSecond);
   }
 
   copyRunningDisk(server: ServerSpec, from: DiskSpec, disk: DiskSpec, keys: DiskKeys): Promise<void> {
@@ -161,6 +166,7 @@ export class LocalHostAgent implements HostAgent {
   }
 
   async destroyDisk(disk: DiskSpec): Promise<void> {
+    await this.#maker.endCopy(disk);
     await this.#disks.lock(disk);
     await this.#disks.forgetHeaders(disk, null);
     crashPoint('agent.destroy-disk.backups-destroyed');
@@ -262,6 +268,7 @@ export class LocalHostAgent implements HostAgent {
     const { name, gate, disksDirectory, backends, volumeGroups, pools, runDirectory } = this.#parts;
     const backendDirectories = backends.flatMap(({ directory }) => (directory === null ? [] : [directory]));
     await gate.close();
+    this.#maker.endCopies();
     await lockEverything(
       name,
       { ...this.#parts, places: { disksDirectory, backendDirectories, volumeGroups, pools } },

@@ -1,18 +1,20 @@
 import { crashPoint } from '#core/crash-point.ts';
 import type { DiskContent, DiskSpec, MediumContent } from '#core/disk.ts';
-import type { HostPath, ImageId } from '#core/ids.ts';
+import type { DiskId, HostPath, ImageId } from '#core/ids.ts';
 import { type DiskAccess, needKey } from '#host/disk-access.ts';
-import type { DiskKeys } from '#host/host-agent.ts';
+import type { CopyProgress, DiskKeys } from '#host/host-agent.ts';
 import type { CachedImage, ImageCache } from '#host/image-cache.ts';
 import { withImageSource } from '#host/image-source.ts';
 import { receiveMedium } from '#host/medium-bytes.ts';
 import { checkImageFits, type FillSource, fillDisk } from '#host/storage/fill.ts';
+import type { PacedCopy } from '#host/storage/paced-copy.ts';
 
 type Parts = { readonly disks: DiskAccess; readonly images: ImageCache; readonly runDirectory: HostPath };
 
 /** Makes disks: allocates, formats, fills. See `HostAgent.createDisk`. */
 export class DiskMaker {
   readonly #parts: Parts;
+  readonly #copies = new Map<DiskId, PacedCopy>();
 
   constructor(parts: Parts) {
     this.#parts = parts;
@@ -29,6 +31,21 @@ export class DiskMaker {
       default:
         return await this.#fill(disk, content, keys);
     }
+  }
+
+  /** See `HostAgent.paceCopy`. */
+  paceCopy({ id }: DiskSpec, bytesPerSecond: number): CopyProgress | null {
+    return this.#copies.get(id)?.pace(bytesPerSecond) ?? null;
+  }
+
+  /** On return nothing is copied to the disk. */
+  async endCopy({ id }: DiskSpec): Promise<void> {
+    await this.#copies.get(id)?.end();
+  }
+
+  /** Of all disks; waits for none of them. */
+  endCopies(): void {
+    for (const copy of this.#copies.values()) void copy.end();
   }
 
   async #fill(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void> {
@@ -49,11 +66,13 @@ export class DiskMaker {
     crashPoint('agent.create-disk.formatted');
     if (content.kind === 'blank' || overlays) return;
     const isZeroed = disk.encryption === null || driver.capabilities.zeroUntilWritten;
-    const fill = (source: Pick<FillSource, 'sourceFile' | 'sourceImage'>) =>
+    const fill = (source: Pick<FillSource, 'sourceFile' | 'sourceImage' | 'onCopy'>) =>
       disks.withPlaintext(disk, key, (path) => fillDisk(disk, content, path, { ...source, isZeroed, runDirectory }));
     if (content.kind === 'disk') {
       const fromKey = keys.get(content.from.id) ?? null;
-      return await disks.withPlaintext(content.from, fromKey, (sourceFile) => fill({ sourceFile }));
+      const onCopy = (copy: PacedCopy) => void this.#copies.set(disk.id, copy);
+      const copying = disks.withPlaintext(content.from, fromKey, (sourceFile) => fill({ sourceFile, onCopy }));
+      return await copying.finally(() => this.#copies.delete(disk.id));
     }
     if (content.kind !== 'image' || !image?.encrypted) return await fill({ sourceFile: backing });
     const { imageId } = content;

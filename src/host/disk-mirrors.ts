@@ -1,13 +1,23 @@
+import { stat, statfs } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { crashPoint } from '#core/crash-point.ts';
 import type { DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
-import type { ServerId } from '#core/ids.ts';
+import type { HostPath, ServerId } from '#core/ids.ts';
+import { MIB } from '#core/sizes.ts';
 import type { DiskAccess } from '#host/disk-access.ts';
 import type { DiskMaker } from '#host/disk-maker.ts';
 import { domainDisk, domainKeys } from '#host/domain-disks.ts';
+import { ignoring } from '#host/files.ts';
 import { notRunning, wholeOrNot } from '#host/guest-disks.ts';
 import type { DiskKeys, MirroredDisk, MirrorState } from '#host/host-agent.ts';
 import type { Hypervisor, PresentDisk } from '#host/hypervisor/hypervisor.ts';
+
+/** QEMU mirrors in pieces of up to 1 MiB, several at once; where less is left, one did not fit. */
+const NO_ROOM_BYTES = 4 * MIB;
+
+/** Of `st_blocks`, see stat(2). */
+const BLOCK_BYTES = 512;
 
 type Parts = { readonly disks: DiskAccess; readonly maker: DiskMaker; readonly hypervisor: Hypervisor };
 
@@ -30,6 +40,7 @@ export class DiskMirrors {
     if (copy?.path === access.guestPlace(to)) return await hypervisor.setMirrorSpeed(serverId, target, bytesPerSecond);
     if (copy) await hypervisor.endCopy(serverId, target);
     await maker.make(to, { kind: 'blank' }, keys);
+    await this.#checkRoom(disks);
     const isDevice = access.isDevice(to);
     try {
       const attachment = isDevice
@@ -49,9 +60,9 @@ export class DiskMirrors {
   async state(serverId: ServerId, { from, to }: MirroredDisk): Promise<MirrorState> {
     const present = await this.#present(serverId, from);
     if (!present) return { kind: (await this.#present(serverId, to)) ? 'switched' : 'no-guest' };
-    if (present.copy?.path !== this.#parts.disks.guestPlace(to)) return { kind: 'none' };
-    const progress = await this.#parts.hypervisor.mirrorProgress(serverId, present.target);
-    if (progress === null) return { kind: 'none' };
+    const isMirrored = present.copy?.path === this.#parts.disks.guestPlace(to);
+    const progress = isMirrored ? await this.#parts.hypervisor.mirrorProgress(serverId, present.target) : null;
+    if (present.copy === null || progress === null) return { kind: 'none', fullAt: await this.#fullAt(to) };
     const { copiedBytes, totalBytes } = progress;
     return { kind: 'mirrored', isReady: present.copy.isReady, copiedBytes, totalBytes };
   }
@@ -108,6 +119,40 @@ export class DiskMirrors {
     if (!mirrored) return;
     const reason = `${doing} was not begun: this host forgets keys while a server is paused, and its disk ${mirrored.target} is being copied to another. Wait until that has ended, or cancel it.`;
     throw new NightlatchError('conflict', { reason });
+  }
+
+  /**
+   * A guest that lies on the same file system is stopped by QEMU when that is full: a mirror that would fill it is not begun.
+   * Where what was never written reads as zeros only what was takes room.
+   */
+  async #checkRoom({ from, to }: MirroredDisk): Promise<void> {
+    const { disks } = this.#parts;
+    const file = this.#fileOf(to);
+    if (file === null) return;
+    const isSparse = to.encryption === null || disks.driver(to).capabilities.zeroUntilWritten;
+    const source = isSparse ? this.#fileOf(from) : null;
+    const needed = source === null ? to.sizeBytes : (await stat(source)).blocks * BLOCK_BYTES;
+    const folder = dirname(file);
+    const { bavail, bsize } = await statfs(folder);
+    if (bavail * bsize >= needed) return;
+    const mib = (bytes: number) => Math.ceil(bytes / MIB);
+    const where = `${folder}: ${mib(bavail * bsize)} MiB are free, and ${mib(needed)} MiB are needed`;
+    throw new NightlatchError('disk-full', { doing: `Mirroring disk ${from.id}`, where });
+  }
+
+  /** The folder of a disk on a file system without room, where libvirt does not tell why a mirror ended; or null. */
+  async #fullAt(disk: DiskSpec): Promise<HostPath | null> {
+    const file = this.#fileOf(disk);
+    if (file === null) return null;
+    const folder = dirname(file) as HostPath;
+    const room = await statfs(folder).catch(ignoring('ENOENT'));
+    return room && room.bavail * room.bsize < NO_ROOM_BYTES ? folder : null;
+  }
+
+  /** Null: it lies in none. */
+  #fileOf(disk: DiskSpec): HostPath | null {
+    const attachment = this.#parts.disks.driver(disk).attachment(disk);
+    return 'rbd' in attachment || attachment.blockDevice ? null : attachment.path;
   }
 
   async #present(serverId: ServerId, disk: DiskSpec): Promise<PresentDisk | undefined> {

@@ -1,6 +1,6 @@
 import type { Duplex, Readable } from 'node:stream';
 import type { DiskContent, DiskSpec, FileFormat, HeaderBackup } from '#core/disk.ts';
-import type { DiskId, HostName, ImageId, SecretId, ServerId } from '#core/ids.ts';
+import type { DiskId, HostName, HostPath, ImageId, SecretId, ServerId } from '#core/ids.ts';
 import type { Secret } from '#core/secret.ts';
 import type { VolumeBackend } from '#core/volume-backend.ts';
 
@@ -63,20 +63,22 @@ export type ImageBytes = {
 /** The guest of a server. */
 export type HostGuest = { readonly id: ServerId; readonly state: 'running' | 'paused' };
 
+/** How far the data of a disk is copied to another. */
+export type CopyProgress = { readonly copiedBytes: number; readonly totalBytes: number };
+
 /**
- * How the mirror of a guest's disk is. `none`: the guest has the disk, which is not mirrored. `switched`: it has the mirror
- * instead. `no-guest`: no guest that runs has either.
+ * How the mirror of a guest's disk is. `none`: the guest has the disk, which is not mirrored; `fullAt`: where the mirror
+ * lies, if no space is left there, which ends one. `switched`: it has the mirror instead. `no-guest`: no guest that runs has
+ * either.
  */
 export type MirrorState =
-  | { readonly kind: 'none' | 'switched' | 'no-guest' }
-  | {
-      readonly kind: 'mirrored';
-      /** All is there, and no write of the guest ends before it is in both. */
-      readonly isReady: boolean;
-      readonly copiedBytes: number;
-      /** Grows while the guest writes. */
-      readonly totalBytes: number;
-    };
+  | { readonly kind: 'switched' | 'no-guest' }
+  | { readonly kind: 'none'; readonly fullAt: HostPath | null }
+  /**
+   * `isReady`: all is there, and no write of the guest ends before it is in both. While the guest writes there is ever more to
+   * copy.
+   */
+  | ({ readonly kind: 'mirrored'; readonly isReady: boolean } & CopyProgress);
 
 /** A disk that a guest has open, and the one of equal size that is to take its place. */
 export type MirroredDisk = { readonly from: DiskSpec; readonly to: DiskSpec };
@@ -115,6 +117,12 @@ export interface HostAgent {
    * image. *Throws* image-wrong-key; image-key-unavailable when such an image came without its key.
    */
   createDisk(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void>;
+
+  /**
+   * How far `createDisk` is with the data of another disk, which it copies at most so fast from now on (0: as fast as it goes);
+   * null: it does not. A copy that was asked after once, and then not for half a minute, is ended: nobody waits for it.
+   */
+  paceCopy(disk: DiskSpec, bytesPerSecond: number): Promise<CopyProgress | null>;
 
   /**
    * As `createDisk` from the disk `from`, which the server's guest has open and goes on with: what it holds at one moment.
@@ -184,7 +192,7 @@ export interface HostAgent {
    */
   detachVolume(serverId: ServerId, volume: AttachedVolume): Promise<void>;
 
-  /** Locks the disk, overwrites its header backups and its header, removes its medium. Needs no key. */
+  /** Locks the disk, overwrites its header backups and its header, removes its medium. Needs no key. Ends what copies to it. */
   destroyDisk(disk: DiskSpec): Promise<void>;
 
   /** Starts a server's guest. A server that already runs is fine. */

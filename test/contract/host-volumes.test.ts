@@ -303,7 +303,7 @@ describe('volumes of a guest that runs', { timeout: 580_000 }, () => {
       await arrives(from);
       const writer = new GuestWriter(guest, from.ownerId);
       await writer.start();
-      assert.deepEqual(await host.agent.mirrorState(id, mirror), { kind: 'none' });
+      assert.deepEqual(await host.agent.mirrorState(id, mirror), { kind: 'none', fullAt: null });
 
       // Slowly, and then not at all.
       for (let time = 0; time < 2; time++) await host.agent.mirrorDisk(id, mirror, toKeys, MIB);
@@ -312,7 +312,7 @@ describe('volumes of a guest that runs', { timeout: 580_000 }, () => {
       await assert.rejects(host.agent.switchToMirror(id, mirror), code('hypervisor-failed'));
       await host.agent.unpauseServer(id);
       for (let time = 0; time < 2; time++) await host.agent.endMirror(id, mirror);
-      assert.deepEqual(await host.agent.mirrorState(id, mirror), { kind: 'none' });
+      assert.deepEqual(await host.agent.mirrorState(id, mirror), { kind: 'none', fullAt: null });
 
       await host.agent.mirrorDisk(id, mirror, toKeys, MIB);
       await host.agent.lockStrays();

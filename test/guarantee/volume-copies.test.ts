@@ -161,7 +161,7 @@ describe('a copy of a volume that a server has', { timeout: isOnLogicalVolumes ?
     for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name))) {
       const [program = '', ...args] = (await readFile(`/proc/${pid}/cmdline`, 'latin1').catch(() => '')).split('\0');
       const isUnlocked = (arg: string) =>
-        arg.startsWith(lab.servers.service.stateDirectory) || arg.startsWith('/dev/mapper/nl-');
+        arg.includes(`${lab.servers.service.stateDirectory}/run/unlocked/`) || arg.includes('/dev/mapper/nl-');
       const unlocked = args.filter(isUnlocked);
       if (program.endsWith('qemu-img') && args[0] === 'convert' && unlocked.length === 2) return Number(pid);
     }

@@ -22,6 +22,7 @@ export const verbs: { readonly [V in Verb]: AnswerOf<Awaited<ReturnType<HostAgen
   cacheImage: 'json',
   pruneImages: 'json',
   createDisk: 'json',
+  paceCopy: 'json',
   copyRunningDisk: 'json',
   mirrorDisk: 'json',
   mirrorState: 'json',

@@ -7,6 +7,7 @@ import { run } from '#host/exec.ts';
 import { tellingDiskFull, writeAll } from '#host/files.ts';
 import type { BlockNode } from '#host/fuse-exports.ts';
 import { buildConfigDrive } from '#host/storage/config-drive.ts';
+import { PacedCopy } from '#host/storage/paced-copy.ts';
 
 /** Label of a swap disk's swap area. */
 const SWAP_LABEL = 'swap';
@@ -24,6 +25,8 @@ export type FillSource = {
   readonly isZeroed: boolean;
   /** The encrypted image to copy, instead. */
   readonly sourceImage?: EncryptedSource;
+  /** Is told of the copying of a disk before it begins. */
+  readonly onCopy?: (copy: PacedCopy) => void;
   /** Memory-backed storage for what must not touch a disk in clear. */
   readonly runDirectory: HostPath;
 };
@@ -50,8 +53,10 @@ export async function fillDisk(
     case 'medium':
       return;
     case 'image':
-    case 'disk':
       await copyAll(source, plaintext, doing);
+      break;
+    case 'disk':
+      await copyDisk(content, source, plaintext, doing);
       break;
     case 'filesystem':
       await makeFilesystem(content.label, plaintext, doing);
@@ -80,6 +85,19 @@ export async function checkImageFits(disk: DiskSpec, imageId: ImageId, imageFile
 function neededSource({ sourceFile }: FillSource): HostPath {
   if (sourceFile === null) throw new Error('a copy needs what it is made from');
   return sourceFile;
+}
+
+async function copyDisk(
+  { from: { sizeBytes }, bytesPerSecond = 0 }: DiskContent & { readonly kind: 'disk' },
+  source: FillSource,
+  plaintext: HostPath,
+  doing: string,
+): Promise<void> {
+  const { isZeroed, onCopy } = source;
+  const what = { from: neededSource(source), to: plaintext, totalBytes: sizeBytes, isZeroed, doing };
+  const copy = new PacedCopy(what, bytesPerSecond);
+  onCopy?.(copy);
+  await copy.run();
 }
 
 /** `-S 0` writes zeros as data instead of discarding; what is zero already stays sparse. */

@@ -3,6 +3,8 @@ import { NightlatchError } from '#core/errors.ts';
 import type { HostName } from '#core/ids.ts';
 import { shouldRun } from '#core/server.ts';
 import { type Server, serversInOperation, serversOnHost, stateOf } from '#db/servers.ts';
+import { snapshotsInOperation } from '#db/snapshots.ts';
+import { volumesInOperation } from '#db/volumes.ts';
 import { liveLeases } from '#keys/leases.ts';
 import type { OperationContext } from '#operations/context.ts';
 import type { HostFollower } from '#operations/follow-host.ts';
@@ -74,21 +76,25 @@ export class HostLocker implements HostOperations {
       const { busy, odd } = await this.#unsettled(host);
       const count = busy.length + odd.length;
       if (count === 0) return;
-      if (count !== told) tell(`servers to settle: ${count}`);
+      if (count !== told) tell(`servers and volumes to settle: ${count}`);
       told = count;
       if (Date.now() > deadline) {
-        throw notLocked(host, `operations on servers ${busy.map(({ id }) => id).join(', ')} have not ended`);
+        throw notLocked(host, `operations on ${busy.join(', ')} have not ended`);
       }
       for (const server of odd) await this.#settleServer(server, requestId);
       await delay(LOOK_INTERVAL_MS);
     }
   }
 
-  /** A server that is still being given a host counts: this one may be it. */
-  async #unsettled(host: HostName): Promise<{ busy: Server[]; odd: Server[] }> {
+  /** What is still being given a host counts: this one may be it. */
+  async #unsettled(host: HostName): Promise<{ busy: string[]; odd: Server[] }> {
     const { db } = this.#parts.context;
-    const busy = (await serversInOperation(db)).filter((server) => server.host === null || server.host === host);
+    const mayBeHere = (thing: { readonly host: HostName | null }) => thing.host === null || thing.host === host;
+    const servers = (await serversInOperation(db)).filter(mayBeHere).map(({ id }) => `server ${id}`);
+    const volumes = (await volumesInOperation(db)).filter(mayBeHere).map(({ id }) => `volume ${id}`);
+    const snapshots = (await snapshotsInOperation(db)).map(({ id }) => `snapshot ${id}`);
     const here = await serversOnHost(db, host);
+    const busy = [...servers, ...volumes, ...snapshots];
     return { busy, odd: here.filter((server) => server.operation === null && shouldRun(stateOf(server))) };
   }
 

@@ -7,7 +7,13 @@ import { guestOf, loadIfPlaced, type OperationContext, type PlacedServer, server
 import { waitForReaders } from '#operations/delete-volume.ts';
 import { targetOf } from '#operations/device-names.ts';
 import type { Operation } from '#operations/engine.ts';
-import { finishAsBefore, finishVolume, needPlacedDisk, type VolumeInput } from '#operations/volume-context.ts';
+import {
+  finishAsBefore,
+  finishVolume,
+  needPlacedDisk,
+  needVolume,
+  type VolumeInput,
+} from '#operations/volume-context.ts';
 import { tellFailure } from '#operations/volume-steps.ts';
 
 /**
@@ -87,7 +93,8 @@ async function plug(context: OperationContext, input: VolumeInput): Promise<void
   if (!placed || !attachment?.device || placed.server.vm_state === 'deleted') throw gone(serverId);
   if (!(await isRunning(placed))) return;
   const { disk } = await needPlacedDisk(context, input.volumeId);
-  const attached = { disk, target: targetOf(attachment.device) };
+  const { readonly } = await needVolume(context, input.volumeId);
+  const attached = { disk, target: targetOf(attachment.device), readonly: readonly ?? false };
   await context.keys.lend([disk], 'run', input.requestId, (keys) =>
     placed.agent.attachVolume(serverSpec(placed), attached, keys),
   );

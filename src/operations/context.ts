@@ -11,6 +11,7 @@ import type { Database } from '#db/database.ts';
 import { asDisk, disksOf, liveDiskOf } from '#db/disks.ts';
 import { findServer, instanceName, releaseServer, type Server, type ServerChange, showProgress } from '#db/servers.ts';
 import { attachmentsToServer, devicesEverUsed } from '#db/volume-attachments.ts';
+import { findVolume } from '#db/volumes.ts';
 import type { HostAgent, HostGuest, ImageBytes, ServerSpec } from '#host/host-agent.ts';
 import type { KeyService } from '#keys/key-service.ts';
 import type { ImageKey } from '#keys/leases.ts';
@@ -64,8 +65,8 @@ export type ServerInput = Particulars & {
   readonly after: string | null;
 };
 
-/** A volume's disk, and the name its guest has it under, such as vdb. */
-export type AttachedDisk = { readonly disk: Disk; readonly target: string };
+/** A volume's disk, the name its guest has it under, such as vdb, and whether that may only read it. */
+export type AttachedDisk = { readonly disk: Disk; readonly target: string; readonly readonly: boolean };
 
 /** A server with its disks, the volumes attached to it and the agent of its host, as they are now. */
 export type PlacedServer = {
@@ -100,7 +101,8 @@ async function attachedDisks({ db }: OperationContext, serverId: ServerId): Prom
   for (const { volume_id, status, device } of await attachmentsToServer(db, serverId)) {
     if (status === 'reserved' || device === null) continue;
     const disk = await liveDiskOf(db, volume_id);
-    if (disk && disk.storage !== null) attached.push({ disk: asDisk(disk), target: targetOf(device) });
+    const readonly = (await findVolume(db, volume_id))?.readonly ?? false;
+    if (disk && disk.storage !== null) attached.push({ disk: asDisk(disk), target: targetOf(device), readonly });
   }
   return attached;
 }

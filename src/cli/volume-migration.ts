@@ -23,13 +23,18 @@ export async function volumeMigration(name: string, options: MigrationOptions): 
 /** A line each time it is a good part further. */
 export async function followMigration(volume: FoundVolume): Promise<number> {
   let told = -PERCENT_STEP;
+  let waitsFor: string | null = null;
   for (;;) {
     const migration = await volume.migration();
     if (migration === null) throw new Error(`volume ${volume.id} has no migration`);
     const percent = percentOf(migration);
     if (percent !== null && percent >= told + PERCENT_STEP) {
-      say(`${percent} % of volume ${volume.id} is mirrored`);
+      say(`${percent} % of volume ${volume.id} is copied`);
       told = percent;
+    }
+    if (isUnderWay(migration.status) && migration.reason !== waitsFor) {
+      waitsFor = migration.reason;
+      if (waitsFor !== null) say(`moving the data of volume ${volume.id} waits: ${waitsFor}`);
     }
     if (!isUnderWay(migration.status)) return tellEnd(volume, migration);
     await sleep(POLL_MS);
@@ -66,7 +71,11 @@ function percentOf({ disk_total_bytes: total, disk_processed_bytes: done }: Json
 function tellEnd(volume: FoundVolume, { status, kind, reason }: JsonObject): number {
   if (status === 'completed') {
     say(`the data of volume ${volume.id} was moved (${kind})`);
-    return 0;
+    if (reason === null) return 0;
+    fail(`what volume ${volume.id} had before is not destroyed: ${reason}`, [
+      `Mend that, then run "nightlatch volume rekey ${volume.id} --volume-key", or delete the volume: both destroy it first.`,
+    ]);
+    return 1;
   }
   const why = status === 'cancelled' ? 'somebody cancelled it.' : `${reason}`;
   fail(`the data of volume ${volume.id} was not moved (${kind}): ${why}`, ['The volume is as it was.']);

@@ -56,7 +56,7 @@ const defaults = z.strictObject({
     .min(0)
     .default(0)
     .describe(
-      'How fast the data of a volume is moved while a guest has it, at most, in bytes per second. 0: as fast as it goes.',
+      'How fast the data of a volume is moved to another disk, at most, in bytes per second, where nobody asks for more or less. 0: as fast as it goes.',
     ),
   image_size_cap: z
     .number()

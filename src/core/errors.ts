@@ -184,6 +184,11 @@ const catalogue = {
     retry: 'after-change',
     text: '{doing} failed: what it was to be made of is damaged ({reason}). Try another backup.',
   },
+  'volume-not-moved': {
+    status: 500,
+    retry: 'after-change',
+    text: 'Moving the data of volume {volume} failed: {reason}. The volume is as it was, and its guest goes on. Change that, then try again.',
+  },
   'volume-not-released': {
     status: 500,
     retry: 'later',

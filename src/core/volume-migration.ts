@@ -4,14 +4,25 @@ export type MigrationKind = (typeof migrationKinds)[number];
 
 /**
  * How such a move is, in Nova's words for migrations. `accepted`: it has not begun to copy. `running`: it copies, or both sides
- * hold the same. `cancelling`: somebody wants it to end. The others say how it ended.
+ * hold the same. `cancelling`: somebody wants it to end. `completing`: the volume has its other disk, and there is no way
+ * back. The others say how it ended.
  */
-export const migrationStatuses = ['accepted', 'running', 'cancelling', 'completed', 'cancelled', 'error'] as const;
+export const migrationStatuses = [
+  'accepted',
+  'running',
+  'cancelling',
+  'completing',
+  'completed',
+  'cancelled',
+  'error',
+] as const;
 export type MigrationStatus = (typeof migrationStatuses)[number];
 
-/** Whether it has not ended. */
+/** Those in which it has not ended. */
+export const underWay = ['accepted', 'running', 'cancelling', 'completing'] as const satisfies MigrationStatus[];
+
 export function isUnderWay(status: MigrationStatus): boolean {
-  return status === 'accepted' || status === 'running' || status === 'cancelling';
+  return (underWay as readonly MigrationStatus[]).includes(status);
 }
 
 /** What a volume shows as its `migration_status` then, in Cinder's words. */
@@ -19,6 +30,7 @@ export const shownMigrationStatus: Readonly<Record<MigrationStatus, string | nul
   accepted: 'starting',
   running: 'migrating',
   cancelling: 'migrating',
+  completing: 'completing',
   completed: 'success',
   cancelled: null,
   error: 'error',

@@ -1,6 +1,6 @@
 import type { Selectable } from 'kysely';
 import type { VolumeId } from '#core/ids.ts';
-import { type MigrationKind, type MigrationStatus, shownMigrationStatus } from '#core/volume-migration.ts';
+import { type MigrationKind, type MigrationStatus, shownMigrationStatus, underWay } from '#core/volume-migration.ts';
 import type { Queryable } from '#db/database.ts';
 import type { Schema } from '#db/schema.ts';
 import { updateVolume } from '#db/volumes.ts';
@@ -62,7 +62,13 @@ export async function showMigrationStatus(
   await updateVolume(tx, volumeId, { migration_status: shownMigrationStatus[status] });
 }
 
-/** Wishes something of one that is under way. False: none is. */
+/** Writes down what one that is under way waits for; null: for nothing any more. None under way: nothing. */
+export async function showMigrationTrouble(db: Queryable, volumeId: VolumeId, reason: string | null): Promise<void> {
+  const all = db.updateTable('volume_migrations').set({ reason, updated_at: new Date() });
+  await all.where('volume_id', '=', volumeId).where('status', 'in', underWay).execute();
+}
+
+/** Wishes something of one that is under way; for one that has its other disk it comes too late. False: none is. */
 export async function wishOfMigration(
   db: Queryable,
   volumeId: VolumeId,
@@ -74,5 +80,5 @@ export async function wishOfMigration(
     .where('volume_id', '=', volumeId)
     .where('status', 'in', ['accepted', 'running', 'cancelling'])
     .executeTakeFirst();
-  return result.numUpdatedRows > 0n;
+  return result.numUpdatedRows > 0n || (await findMigration(db, volumeId))?.status === 'completing';
 }

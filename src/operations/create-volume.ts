@@ -193,6 +193,8 @@ export type DiskCopyRequest = {
   readonly requestId: string;
   /** With a volume key of its own, not only a passphrase. */
   readonly isNewKey: boolean;
+  /** At most so fast, see `HostAgent.paceCopy`; absent: as fast as it goes. */
+  readonly bytesPerSecond?: number;
 };
 
 /**
@@ -210,10 +212,11 @@ export async function copyDisk(context: OperationContext, request: DiskCopyReque
   );
 }
 
-async function copyLocked(context: OperationContext, { from, disk, requestId, isNewKey }: DiskCopyRequest) {
+async function copyLocked(context: OperationContext, request: DiskCopyRequest) {
+  const { from, disk, requestId, isNewKey, bytesPerSecond = 0 } = request;
   const { agent } = await needPlacedDisk(context, disk.ownerId);
   const isAlike = from.storage === disk.storage && from.encryption === disk.encryption && from.encryption !== 'plain';
-  const content: DiskContent = isAlike && !isNewKey ? { kind: 'clone', from } : { kind: 'disk', from };
+  const content: DiskContent = isAlike && !isNewKey ? { kind: 'clone', from } : { kind: 'disk', from, bytesPerSecond };
   try {
     await context.keys.lend([from, disk], 'copy', requestId, (keys) => agent.createDisk(disk, content, keys));
   } finally {

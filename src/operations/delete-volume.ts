@@ -1,3 +1,4 @@
+import { diskStandings } from '#core/disk.ts';
 import { badRequest } from '#core/errors.ts';
 import type { VolumeId } from '#core/ids.ts';
 import { snapshotsOf } from '#db/snapshots.ts';
@@ -14,7 +15,7 @@ import { destroyVolumeDisk, settleThoseBefore } from '#operations/volume-steps.t
  * | step         | effect                                            | compensation | a repeat |
  * |--------------|---------------------------------------------------|--------------|----------|
  * | wait         | what is being made from it has ended              | –            | fine     |
- * | destroy-disk | header overwritten, medium gone, secret destroyed | none: there is no way back from here | fine |
+ * | destroy-disk | header overwritten, medium gone, secret destroyed; also of a disk that another operation left | none: there is no way back from here | fine |
  * | finish       | gone                                              | –            | same     |
  *
  * When a step keeps failing it ends in error_deleting, and can be deleted again once an admin has reset its status.
@@ -24,11 +25,15 @@ export function deleteVolume(context: OperationContext): Operation<VolumeInput> 
     name: 'delete-volume',
     steps: [
       waitForReaders(context),
-      { name: 'destroy-disk', run: (input) => destroyVolumeDisk(context, input.volumeId, input.requestId) },
+      { name: 'destroy-disk', run: (input) => destroyDisks(context, input) },
       { name: 'finish', run: (input) => finishVolume(context, input, { deleted_at: new Date() }) },
     ],
     failed: (input) => failVolume(context, input, 'error_deleting'),
   };
+}
+
+async function destroyDisks(context: OperationContext, { volumeId, requestId }: VolumeInput): Promise<void> {
+  for (const which of diskStandings) await destroyVolumeDisk(context, volumeId, requestId, which);
 }
 
 /**

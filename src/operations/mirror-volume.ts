@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { crashPoint } from '#core/crash-point.ts';
 import type { Disk } from '#core/disk.ts';
-import { NightlatchError } from '#core/errors.ts';
-import { findMigration, showMigrationProgress } from '#db/volume-migrations.ts';
+import { describeError, NightlatchError } from '#core/errors.ts';
+import { findMigration, showMigrationProgress, showMigrationTrouble } from '#db/volume-migrations.ts';
 import type { MirrorState } from '#host/host-agent.ts';
 import type { OperationContext, PlacedServer } from '#operations/context.ts';
 import { giveServerBack, holdServer, isIdle } from '#operations/hold-server.ts';
@@ -22,10 +22,9 @@ import { needPlacedDisk, type VolumeInput } from '#operations/volume-context.ts'
  */
 
 const LOOK_EVERY_MS = 500;
-/** A host that does not answer in the middle of the switch is asked until it does. */
 const ASK_AGAIN_MS = 1000;
 
-/** `no-guest`: none, or it is not known what becomes of it. */
+/** `no-guest`: none, or it is not known what becomes of it. `lost`: nobody knows why the mirror ended. */
 export type MirrorOutcome = 'ready' | 'no-guest' | 'lost';
 
 /** The guest, and the disk it has with the one it is to have. */
@@ -40,7 +39,8 @@ export async function mirrorOf(context: OperationContext, input: VolumeInput, gu
 
 /**
  * Mirrors until both sides hold the same, or goes on with it after a crash. `no-guest`, `lost`: the guest ended, or the mirror
- * did while it runs; the disk that is coming is locked then. *Repeat*: fine. *Throws* conflict once it is cancelled.
+ * did while it runs; the disk that is coming is locked then. *Repeat*: fine. *Throws* conflict once it is
+ * cancelled; disk-full when that is why it ended.
  */
 export async function mirrorUntilReady(
   context: OperationContext,
@@ -55,6 +55,7 @@ export async function mirrorUntilReady(
   await giveServerBack(context, input);
   // What ends a mirror on purpose, such as a suspend, has to be over before the next.
   if (!(await isIdle(context, input, server.id))) return 'no-guest';
+  await checkUnlocked(guest);
   let speed = (await findMigration(context.db, input.volumeId))?.bytes_per_second ?? 0;
   await context.keys.lend([to], 'run', input.requestId, (keys) =>
     agent.mirrorDisk(server.id, { from, to }, keys, speed),
@@ -65,8 +66,10 @@ export async function mirrorUntilReady(
     if (state.kind !== 'mirrored') {
       await agent.endMirror(server.id, { from, to });
       await context.keys.close([to], input.requestId);
-      const isOwn = state.kind === 'none' && (await isIdle(context, input, server.id));
-      return isOwn ? 'lost' : 'no-guest';
+      if (state.kind !== 'none' || !(await isIdle(context, input, server.id))) return 'no-guest';
+      if (state.fullAt === null) return 'lost';
+      const doing = `Mirroring volume ${input.volumeId}`;
+      throw new NightlatchError('disk-full', { doing, where: state.fullAt });
     }
     const wished = await showMigrationProgress(context.db, input.volumeId, state);
     if (wished.isCancelled) throw cancelled(input);
@@ -98,12 +101,12 @@ export async function switchGuest(
     await agent.switchToMirror(server.id, disks).catch((error: unknown) => {
       failure = error;
     });
-    state = await untilKnown(() => agent.mirrorState(server.id, disks));
+    state = await untilDone(context, input, () => agent.mirrorState(server.id, disks));
   }
   const isSwitched = state.kind === 'switched' && !isLocked;
   if (isSwitched) {
     crashPoint('steps.move-volume.switched');
-    await exchange();
+    await untilDone(context, input, exchange);
     crashPoint('steps.move-volume.exchanged');
   }
   await giveServerBack(context, input);
@@ -111,15 +114,27 @@ export async function switchGuest(
   return isSwitched;
 }
 
-/** Nobody may guess which disk a guest has: without an answer neither the rows nor the guest go on. */
-async function untilKnown<T>(ask: () => Promise<T>): Promise<T> {
+/**
+ * There is no way back, and nobody may guess which disk a guest has: until the host has told, and the rows say the same, the
+ * guest does not go on, whatever the trouble is.
+ */
+async function untilDone<T>(context: OperationContext, input: VolumeInput, work: () => Promise<T>): Promise<T> {
   for (;;) {
     try {
-      return await ask();
-    } catch {
+      return await work();
+    } catch (error) {
+      const tell = () => showMigrationTrouble(context.db, input.volumeId, describeError(error));
+      await tell().catch(() => {});
       await sleep(ASK_AGAIN_MS);
     }
   }
+}
+
+/** @throws conflict: what its keys were taken from can neither be read nor written. */
+async function checkUnlocked({ agent, server }: PlacedServer): Promise<void> {
+  if ((await agent.lockedWhilePaused(server.id)).length === 0) return;
+  const reason = `Server ${server.id} is paused, and its host has forgotten its keys. Unpause it first.`;
+  throw new NightlatchError('conflict', { reason });
 }
 
 function isDone(state: MirrorState): boolean {

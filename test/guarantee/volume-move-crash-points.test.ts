@@ -4,13 +4,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { InnerCrashPoint } from '#core/crash-point.ts';
 import type { OperationContext } from '#operations/context.ts';
 import { reencryptVolume } from '#operations/reencrypt-volume.ts';
-import { CloudShell, shellUserData } from '#test/support/cloud-shell.ts';
 import { guestsOf } from '#test/support/destroy-state.ts';
-import { testGuestImage } from '#test/support/guest-image.ts';
-import { GuestWriter } from '#test/support/guest-writer.ts';
-import { findStrays } from '#test/support/strays.ts';
-import { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
-import { waitUntil } from '#test/support/wait.ts';
+import type { GuestWriter } from '#test/support/guest-writer.ts';
+import { KIB_OF_NOISE, MoveLab } from '#test/support/move-lab.ts';
+import type { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
 
 /*
  * "Always openable", while the data of a volume moves under a guest that writes all the time: the service is killed at each
@@ -32,39 +29,27 @@ const steps = reencryptVolume({} as OperationContext).steps.flatMap(({ name }) =
 ]);
 /** Of these only what was written is mirrored. */
 const backends = { files: 'qcow2' } as const;
-const KIB_OF_NOISE = 16 * 1024;
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
 const alone = isWhole ? [...steps, ...inner] : inner.slice(2, 3);
 const withGuest = isWhole ? inner.slice(0, 5) : [];
 
 describe('a crash while the data of a volume moves under a guest', { timeout: 7_200_000 }, () => {
+  let move: MoveLab;
   let lab: VolumesAndServers;
   let server: string;
   let volume: string;
-  let guest: CloudShell;
   let writer: GuestWriter;
-  let boots = 1;
   before(async () => {
-    lab = await VolumesAndServers.open({ imagesType: 'qcow2', shutdownTimeout: 5, backends });
-    await lab.addEncryptedType('secret');
-    const image = await lab.servers.cloud.uploadImage('guest', (await testGuestImage()).path, 'raw');
-    const flavor = await lab.servers.addFlavor({}, { ram: 128, ephemeral: 0, swap: 0 });
-    server = await lab.servers.create(flavor, image, { user_data: shellUserData });
-    volume = await lab.addVolume({ name: 'data', volume_type: 'secret' });
-    await lab.attach(server, volume);
-    guest = await CloudShell.open(() => lab.servers.cloud, server);
-    writer = new GuestWriter({ run: (command) => guest.run(command) }, volume);
-    await writer.start(KIB_OF_NOISE, 'wrote-1');
+    move = await MoveLab.open({ backends }, 'secret', (volumes) => volumes.addEncryptedType('secret'), 'wrote-1');
+    ({ lab, server, volume, writer } = move);
   });
-  after(() => lab[Symbol.asyncDispose]());
+  after(() => move[Symbol.asyncDispose]());
 
-  const reencrypt = () => lab.must('POST', `/volumes/${volume}/action`, { 'nightlatch:rekey': { volume_key: true } });
+  const reencrypt = () => move.rekey();
 
   async function expectMoved(secret: string | null): Promise<void> {
-    const status = async () => (await lab.must('GET', `/volumes/${volume}/migration`)).migration.status;
-    const hasEnded = async () => !/accepted|running|cancelling/.test(await status());
-    await waitUntil('it has ended', hasEnded, 300_000);
-    assert.equal(await status(), 'completed');
+    const { status, reason } = await move.ended();
+    assert.deepEqual([status, reason], ['completed', null]);
     await lab.reach('volume', volume, 'in-use');
     assert.notEqual(await lab.secretOf(volume), secret);
     assert.equal(await lab.opens((await lab.secretOf(volume)) as never, await lab.fileOf(volume)), true);
@@ -75,9 +60,8 @@ describe('a crash while the data of a volume moves under a guest', { timeout: 7_
       const secret = await lab.secretOf(volume);
       await lab.crashAt(point, reencrypt);
       await expectMoved(secret);
-      const written = await writer.count();
-      await waitUntil('the guest goes on writing', async () => (await writer.count()) > written + 3);
-      assert.deepEqual(await findStrays(lab.servers.service), []);
+      await move.goesOn();
+      await move.noStrays();
     });
   }
 
@@ -89,17 +73,16 @@ describe('a crash while the data of a volume moves under a guest', { timeout: 7_
         await sleep(2000);
         for (const pid of await guestsOf(lab.servers.service.stateDirectory)) process.kill(pid, 'SIGKILL');
       });
-      const told = (await lab.servers.cloud.consoleLog(server)).matchAll(new RegExp(`wrote-${boots} (\\d+)`, 'g'));
+      const told = (await lab.servers.cloud.consoleLog(server)).matchAll(new RegExp(`wrote-${move.boots} (\\d+)`, 'g'));
       const written = Math.max(0, ...[...told].map(([, number]) => Number(number)));
       assert.ok(written > 0, 'the guest told nothing');
       await expectMoved(secret);
       await lab.servers.cloud.waitForStatus(server, 'SHUTOFF');
-      assert.deepEqual(await findStrays(lab.servers.service), []);
-      await lab.servers.cloud.act(server, { 'os-start': null });
-      guest = await CloudShell.open(() => lab.servers.cloud, server, ++boots);
+      await move.noStrays();
+      await move.boot();
       await writer.expectRest();
       assert.ok((await writer.countOnVolume()) >= written, `${written} was written, and is not there`);
-      await writer.start(KIB_OF_NOISE, `wrote-${boots}`);
+      await writer.start(KIB_OF_NOISE, `wrote-${move.boots}`);
     });
   }
 });

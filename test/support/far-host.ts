@@ -13,6 +13,8 @@ import { waitUntil } from '#test/support/wait.ts';
 export type FarHostOptions = {
   readonly name?: string;
   readonly imagesType?: 'raw' | 'qcow2';
+  /** More groups of its configuration. */
+  readonly more?: string;
 };
 
 /** How a host gets its certificate: files in `folder`, known to whoever will connect to `address`. */
@@ -115,7 +117,7 @@ export class FarHost implements AsyncDisposable {
     await rm(this.directory, { recursive: true, force: true });
   }
 
-  #config({ imagesType = 'qcow2' }: FarHostOptions): string {
+  #config({ imagesType = 'qcow2', more = '' }: FarHostOptions): string {
     return [
       '[DEFAULT]',
       `state_path = "${this.stateDirectory}"`,
@@ -128,6 +130,7 @@ export class FarHost implements AsyncDisposable {
       `certificate = "${this.directory}/host.crt"`,
       `key = "${this.directory}/host.key"`,
       `ca = "${this.directory}/ca.crt"`,
+      more,
     ].join('\n');
   }
 }

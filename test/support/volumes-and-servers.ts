@@ -4,7 +4,7 @@ import type { Answer, JsonObject } from '#cli/cloud/client.ts';
 import { GuestConsole } from '#cli/cloud/guest-console.ts';
 import type { Disk, DiskOwnerId } from '#core/disk.ts';
 import type { HostPath, ProjectId, SecretId } from '#core/ids.ts';
-import { asDisk, disksOf } from '#db/disks.ts';
+import { asDisk, type DiskRow, disksOf } from '#db/disks.ts';
 import { diskFile } from '#host/storage/disk-file.ts';
 import { LocalKeyStore } from '#keys/local/key-store.ts';
 import { readRootKey } from '#keys/local/root-key.ts';
@@ -28,9 +28,12 @@ const PATIENCE = 900;
 export class VolumesAndServers implements AsyncDisposable {
   readonly servers: ServerLab;
   readonly projectId: ProjectId;
+  /** Where the one host has its data. */
+  hostDirectory: string;
 
   private constructor(servers: ServerLab, projectId: ProjectId) {
     this.servers = servers;
+    this.hostDirectory = servers.service.stateDirectory;
     this.projectId = projectId;
   }
 
@@ -195,22 +198,26 @@ export class VolumesAndServers implements AsyncDisposable {
   /** The same, with how it lies there. */
   async fileOf(owner: string): Promise<EncryptedMedium & { readonly path: HostPath }> {
     const disk = await this.diskOf(owner);
-    const folder = join(this.servers.service.stateDirectory, 'volumes', disk.backend ?? '');
+    const folder = join(this.hostDirectory, 'volumes', disk.backend ?? '');
     const path = disk.storage === 'lvm' ? (await lookAtVolume(disk)).path : diskFile(folder, disk);
     return { path, format: disk.storage, ...(disk.encryption === null ? {} : { encryption: disk.encryption }) };
   }
 
   /** The disk of a volume or a snapshot. */
   async diskOf(owner: string): Promise<Disk> {
-    const [row] = await disksOf(this.servers.db, owner as DiskOwnerId);
+    const row = await this.#rowOf(owner);
     if (!row) throw new Error(`${owner} has no disk`);
     return asDisk(row);
   }
 
+  async #rowOf(owner: string): Promise<DiskRow | undefined> {
+    const rows = await disksOf(this.servers.db, owner as DiskOwnerId);
+    return rows.find(({ standing }) => standing === 'live') ?? rows[0];
+  }
+
   /** The secret of a volume or a snapshot; null: it has none. */
   async secretOf(owner: string): Promise<SecretId | null> {
-    const [row] = await disksOf(this.servers.db, owner as DiskOwnerId);
-    return row?.secret_id ?? null;
+    return (await this.#rowOf(owner))?.secret_id ?? null;
   }
 
   /** Whether a stored secret opens a disk; one that starts with its LUKS header may be told by its path. */

@@ -18,6 +18,7 @@ import {
   isBlockDevice,
   makeDisk,
   makeImage,
+  patienceWith,
   sizeOf,
   someDisk,
   storageUnderTest,
@@ -30,7 +31,9 @@ const NOISE = Buffer.alloc(MIB, 'noise');
 
 for (const storage of storageUnderTest) {
   for (const encryption of [null, ...formatsUnderTest]) {
-    describe(`filling a disk (${storage}, ${encryption ?? 'not encrypted'})`, { timeout: 120_000 }, () => {
+    describe(`filling a disk (${storage}, ${encryption ?? 'not encrypted'})`, {
+      timeout: 120_000 * patienceWith(storage),
+    }, () => {
       let lab: DiskLab;
       const key = Secret.generate();
       const some = (wanted: Partial<DiskSpec>) => someDisk({ storage, encryption, ...wanted });

@@ -4,7 +4,6 @@ import { createHash, randomBytes } from 'node:crypto';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
-import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
@@ -24,12 +23,14 @@ import {
   isBlockDevice,
   makeDisk,
   mediumOf,
+  patienceWith,
   smallTmpfs,
   someDisk,
   storageUnderTest,
   tell,
   withPlaintext,
 } from '#test/support/disk-lab.ts';
+import { waitUntil } from '#test/support/wait.ts';
 
 const WORKER = fileURLToPath(new URL('../support/disk-worker.ts', import.meta.url));
 const code = (expected: string) => (error: unknown) => error instanceof NightlatchError && error.code === expected;
@@ -53,13 +54,17 @@ const unkept = { keep: async () => {} };
 for (const { storage, format } of combinations) {
   const attach = format === 'luks' && engineUnderTest === 'qemu' ? 'qemu' : 'device';
   const hasHeader = format !== 'plain';
-  describe(`an encryptor (${format} on ${storage}, for a guest by its ${attach})`, { timeout: 180_000 }, () => {
+  describe(`an encryptor (${format} on ${storage}, for a guest by its ${attach})`, {
+    timeout: 180_000 * patienceWith(storage),
+  }, () => {
     let lab: DiskLab;
     before(async () => {
       lab = await diskLab();
     });
     after(async () => lab[Symbol.asyncDispose]());
     const encryptor = () => lab.encryptorOf(format);
+    const within = (what: string, condition: () => Promise<boolean>) =>
+      waitUntil(what, condition, 10_000 * patienceWith(storage));
 
     async function fresh(): Promise<{ disk: DiskSpec; medium: Medium; key: Secret }> {
       const disk = someDisk({ storage, encryption: format });
@@ -216,7 +221,7 @@ for (const { storage, format } of combinations) {
         const { disk, medium, key } = await fresh();
         const to = Secret.generate();
         const worker = startWorker(lab, 'rekey', disk, Secret.join([key, to]), { NIGHTLATCH_CRASH_AT: point });
-        await until(async () => worker.signalCode === 'SIGKILL');
+        await within('the worker is killed', async () => worker.signalCode === 'SIGKILL');
         const opens = (one: Secret) =>
           withPlaintext(lab, disk, one, () => true).catch((error: unknown) => !code('disk-wrong-key')(error));
         assert.deepEqual([await opens(key), await opens(to)], [fromOpens, toOpens], point);
@@ -312,7 +317,7 @@ for (const { storage, format } of combinations) {
       const path = await encryptor().unlock(disk, medium, key);
       const [exporter] = await exporters(disk);
       process.kill(exporter?.pid ?? Number.NaN, 'SIGKILL');
-      await until(async () => (await exporters(disk)).length === 0);
+      await within('nothing shows the disk', async () => (await exporters(disk)).length === 0);
       assert.throws(() => statSync(path));
       assert.deepEqual(await encryptor().unlocked(), [disk.id]);
       await encryptor().lock(disk);
@@ -327,7 +332,7 @@ for (const { storage, format } of combinations) {
       assert.equal(statSync(path).size, disk.sizeBytes);
       assert.equal((await exporters(disk)).length, 1);
       worker.kill('SIGKILL');
-      await until(async () => (await exporters(disk)).length === 0);
+      await within('nothing shows the disk', async () => (await exporters(disk)).length === 0);
       assert.throws(() => readFileSync(path));
       assert.deepEqual(await encryptor().unlocked(), [disk.id]);
       await encryptor().lock(disk);
@@ -347,7 +352,10 @@ for (const { storage, format } of combinations) {
       const { disk, key } = await fresh();
       const worker = startWorker(lab, 'unlock', disk, key);
       assert.match(await firstLine(worker), /^ok \//);
-      await until(async () => worker.exitCode !== null && (await exporters(disk)).length === 0);
+      await within(
+        'the worker has ended, and nothing shows the disk',
+        async () => worker.exitCode !== null && (await exporters(disk)).length === 0,
+      );
       await encryptor().lock(disk);
       await assertLocked(disk);
     });
@@ -423,12 +431,4 @@ async function firstLine(child: ChildProcess): Promise<string> {
     if (text.includes('\n')) break;
   }
   return text.split('\n')[0]?.trim() ?? '';
-}
-
-async function until(condition: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + 10_000;
-  while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error('what was waited for did not happen within 10 s');
-    await delay(5);
-  }
 }

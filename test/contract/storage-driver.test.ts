@@ -21,6 +21,7 @@ import {
   makeDisk,
   makeImage,
   mediumOf,
+  patienceWith,
   pool,
   rbd,
   sizeOf,
@@ -46,7 +47,9 @@ const code = (expected: string) => (error: unknown) => error instanceof Nightlat
 
 for (const storage of storageUnderTest) {
   for (const encryption of [...(isClearTested ? [null] : []), ...formatsUnderTest]) {
-    describe(`a storage driver (${storage}, ${encryption ?? 'not encrypted'})`, { timeout: 120_000 }, () => {
+    describe(`a storage driver (${storage}, ${encryption ?? 'not encrypted'})`, {
+      timeout: 120_000 * patienceWith(storage),
+    }, () => {
       let lab: DiskLab;
       const key = Secret.generate();
       /** Without a header, nothing on the medium tells whether it is there, or whose. */

@@ -49,6 +49,9 @@ export const formatsUnderTest: readonly EncryptionFormat[] = process.env.NIGHTLA
 /** Who opens LUKSv1: QEMU, or the kernel. */
 export const engineUnderTest = process.env.NIGHTLATCH_TEST_LUKS_ENGINE === 'dm-crypt' ? 'dm-crypt' : 'qemu';
 
+/** By how much a suite may take longer on logical volumes: in a second kernel a new process is dear. */
+export const patienceWith = (storage: StorageFormat) => (storage === 'lvm' ? 6 : 1);
+
 /** Whether disks without encryption are tested too; on logical volumes they need FUSE. */
 export const isClearTested = process.env.NIGHTLATCH_TEST_CLEAR !== 'no';
 /** The socket of the root helper that does what needs root. */

@@ -13,7 +13,8 @@ import type { DiskKeys, ServerSpec } from '#host/host-agent.ts';
 import type { DomainKey, DomainSpec, Hypervisor } from '#host/hypervisor/hypervisor.ts';
 import { isCompleteSave } from '#host/saved-memory.ts';
 
-type Parts = {
+/** What guests are worked on with. */
+export type GuestParts = {
   readonly disks: DiskAccess;
   readonly guests: GuestDisks;
   readonly mirrors: DiskMirrors;
@@ -24,9 +25,9 @@ type Parts = {
 
 /** Guests begin, end, and go on from saved memory; their disks are unlocked just before and locked just after. */
 export class GuestPower {
-  readonly #parts: Parts;
+  readonly #parts: GuestParts;
 
-  constructor(parts: Parts) {
+  constructor(parts: GuestParts) {
     this.#parts = parts;
   }
 

@@ -2,23 +2,12 @@ import { crashPoint } from '#core/crash-point.ts';
 import type { DiskSpec } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
 import type { DiskId, ServerId } from '#core/ids.ts';
-import { type DiskAccess, needKey } from '#host/disk-access.ts';
-import type { DiskMirrors } from '#host/disk-mirrors.ts';
-import type { Mapping, Mappings } from '#host/encryption/dm-crypt/mappings.ts';
-import type { Gate } from '#host/gate.ts';
-import type { GuestDisks } from '#host/guest-disks.ts';
+import { needKey } from '#host/disk-access.ts';
+import type { Mapping } from '#host/encryption/dm-crypt/mappings.ts';
+import type { GuestParts } from '#host/guest-power.ts';
 import type { DiskKeys } from '#host/host-agent.ts';
-import type { Hypervisor } from '#host/hypervisor/hypervisor.ts';
 
-type Parts = {
-  readonly lockOnPause: boolean;
-  readonly disks: DiskAccess;
-  readonly guests: GuestDisks;
-  readonly mirrors: DiskMirrors;
-  readonly mappings: Mappings | null;
-  readonly hypervisor: Hypervisor;
-  readonly gate: Gate;
-};
+type Parts = GuestParts & { readonly lockOnPause: boolean };
 
 /** Guests that stand still, and, with `lock_on_pause`, their keys, which are not in the kernel as long as they do. */
 export class PausedGuests {

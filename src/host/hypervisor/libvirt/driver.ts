@@ -352,12 +352,15 @@ export class LibvirtHypervisor implements Hypervisor, AsyncDisposable {
   }
 }
 
-/** By which QEMU may come to the disks that lie in a cluster, zeroed with `scope`. */
+/** By which QEMU may come to the disks that lie in a cluster, read once for each user, zeroed with `scope`. */
 async function clusterKeys(disks: readonly DiskCopy[], scope: AsyncDisposableStack): Promise<DomainKey[]> {
   const keys: DomainKey[] = [];
+  const ofUsers = new Map<string, Secret>();
   for (const { attachment, clusterSecretUuid: secretUuid } of disks) {
     if (!('rbd' in attachment) || secretUuid === undefined) continue;
-    const key = scope.use(await readClusterKey(attachment.rbd));
+    const user = `${attachment.rbd.user} ${attachment.rbd.conf}`;
+    const key = ofUsers.get(user) ?? scope.use(await readClusterKey(attachment.rbd));
+    ofUsers.set(user, key);
     keys.push({ secretUuid, usage: `cluster_${secretUuid}`, kind: 'ceph', key });
   }
   return keys;

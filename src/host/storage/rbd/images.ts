@@ -40,10 +40,10 @@ const ENOTEMPTY = 39;
 
 /** The images of one pool, by `rbd`. Every verb *throws* program-missing, program-failed. */
 export class Images {
-  readonly pool: Pool;
+  readonly #pool: Pool;
 
   constructor(pool: Pool) {
-    this.pool = pool;
+    this.#pool = pool;
   }
 
   /** Null: there is none of that name. */
@@ -54,7 +54,7 @@ export class Images {
 
   /** Bytes that its disks can have together. A cluster without a manager daemon tells no sizes: then it is any number. */
   async capacityBytes(doing: string): Promise<number> {
-    const { conf, user, name } = this.pool;
+    const { conf, user, name } = this.#pool;
     const args = ['--conf', conf, '--id', user, 'df', '--format', 'json'];
     const { stdout } = await run('ceph', args, { doing, timeoutMs: TIMEOUT_MS });
     const { stats, pools } = JSON.parse(stdout) as ClusterUse;
@@ -65,7 +65,7 @@ export class Images {
   }
 
   async list(doing: string): Promise<string[]> {
-    const { stdout } = await this.#rbd(['ls', '--format', 'json', this.pool.name], doing);
+    const { stdout } = await this.#rbd(['ls', '--format', 'json', this.#pool.name], doing);
     return JSON.parse(stdout) as string[];
   }
 
@@ -112,11 +112,11 @@ export class Images {
 
   /** Removes what is in the trash, unless other clones share it still; and what it was itself a clone of. */
   async #emptyTrash(id: string, doing: string): Promise<void> {
-    const args = ['info', '--format', 'json', '--pool', this.pool.name, '--image-id', id];
+    const args = ['info', '--format', 'json', '--pool', this.#pool.name, '--image-id', id];
     const { code, stdout } = await this.#rbd(args, doing, [ENOENT]);
     if (code === ENOENT) return;
     const { parent } = parseImage(stdout);
-    const trashed = ['trash', 'rm', '--no-progress', `${this.pool.name}/${id}`];
+    const trashed = ['trash', 'rm', '--no-progress', `${this.#pool.name}/${id}`];
     const removed = await this.#rbd(trashed, doing, [ENOENT, EBUSY, ENOTEMPTY], LONG_TIMEOUT_MS);
     if (removed.code !== ENOTEMPTY && removed.code !== EBUSY && parent?.isTrash)
       await this.#emptyTrash(parent.id, doing);
@@ -132,11 +132,11 @@ export class Images {
   }
 
   #spec(name: string): string {
-    return `${this.pool.name}/${name}`;
+    return `${this.#pool.name}/${name}`;
   }
 
   #rbd(args: readonly string[], doing: string, tolerate: readonly number[] = [], timeoutMs = TIMEOUT_MS) {
-    const { conf, user } = this.pool;
+    const { conf, user } = this.#pool;
     return run('rbd', ['--conf', conf, '--id', user, ...args], { doing, tolerate, timeoutMs });
   }
 }

@@ -28,12 +28,17 @@ export function headerInImage(
 
     async read(bytes = length) {
       const doing = `Reading the header of ${place}`;
-      if (bytes === 0 || (await images.find(image, doing)) === null) return Buffer.alloc(0);
+      if (bytes === 0) return Buffer.alloc(0);
       await using folder = await scratchFolder(runDirectory);
       const file = join(folder.path, 'header');
       const from = `if=json:${JSON.stringify({ driver: 'raw', file: mediumNode(attachment) })}`;
       const args = ['dd', '-f', 'raw', '-O', 'raw', `bs=${bytes}`, 'count=1', from, `of=${file}`];
-      await run('qemu-img', args, { doing, timeoutMs: TIMEOUT_MS });
+      try {
+        await run('qemu-img', args, { doing, timeoutMs: TIMEOUT_MS });
+      } catch (error) {
+        if ((await images.find(image, doing)) === null) return Buffer.alloc(0);
+        throw error;
+      }
       return await readFile(file);
     },
 

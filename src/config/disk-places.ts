@@ -11,6 +11,8 @@ export function volumeGroupsOf({ libvirt, volume_backends }: Config): { groups: 
 }
 
 /** Pools of a Ceph cluster in which this host keeps disks. */
-export function poolsOf({ libvirt }: Config): string[] {
-  return libvirt.images_type === 'rbd' ? [libvirt.images_rbd_pool] : [];
+export function poolsOf({ libvirt, volume_backends }: Config): string[] {
+  const own = libvirt.images_type === 'rbd' ? [libvirt.images_rbd_pool] : [];
+  const rbd = Object.values(volume_backends).filter(({ volume_driver }) => volume_driver === 'rbd');
+  return [...new Set([...own, ...rbd.map(({ rbd_pool }) => rbd_pool)])];
 }

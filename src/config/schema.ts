@@ -1,11 +1,8 @@
 import { hostname } from 'node:os';
 import { z } from 'zod';
 import { ADDRESS_AND_PORT } from '#core/address.ts';
-import { fileFormats, storageFormats } from '#core/disk.ts';
+import { storageFormats } from '#core/disk.ts';
 import { encryptionFormats } from '#core/encryption-intent.ts';
-
-/** Those that volumes may have. */
-const volumeFormats = [...fileFormats, 'lvm'] as const;
 
 const defaults = z.strictObject({
   state_path: z
@@ -112,6 +109,10 @@ const thinPoolName = z
   .regex(/^([a-zA-Z0-9+_.][a-zA-Z0-9+_.-]*)?$/, 'must be the name of a logical volume')
   .default('');
 
+const cephName = z.string().regex(/^[A-Za-z0-9_.-]+$/, 'must be letters, digits, and _ . -');
+const cephConf = z.string().startsWith('/', 'must be an absolute path').default('/etc/ceph/ceph.conf');
+const secretUuid = z.union([z.literal(''), z.uuid()]).default('');
+
 const libvirt = z.strictObject({
   connection_uri: z
     .string()
@@ -128,20 +129,18 @@ const libvirt = z.strictObject({
   images_thin_pool: thinPoolName.describe(
     'A thin pool in that group from which disks take their room as they are written. Empty: they take it whole.',
   ),
-  images_rbd_pool: z
-    .string()
-    .regex(/^[A-Za-z0-9_.-]*$/)
+  images_rbd_pool: cephName
     .default('vms')
     .describe('The Ceph pool for disks, with `images_type = "rbd"`. It exists, and is there for block devices.'),
-  images_rbd_ceph_conf: z
-    .string()
-    .default('/etc/ceph/ceph.conf')
-    .describe('Where the cluster is, and in which keyring the key of `rbd_user` lies: see ceph.conf(5).'),
-  rbd_user: z
-    .string()
-    .regex(/^[A-Za-z0-9_.-]*$/)
+  images_rbd_ceph_conf: cephConf.describe(
+    'Where the cluster is, and in which keyring the key of `rbd_user` lies: see ceph.conf(5).',
+  ),
+  rbd_user: cephName
     .default('nova')
     .describe('As whom the service and its guests come to the cluster, without `client.`. Its rights: `profile rbd`.'),
+  rbd_secret_uuid: secretUuid.describe(
+    'A libvirt secret in which you keep that key for guests. Empty: it is read from the keyring when a guest needs it.',
+  ),
   volume_clear: z
     .enum(['zero', 'shred', 'none'])
     .default('zero')
@@ -259,7 +258,7 @@ const privilege = z.strictObject({
 });
 
 const volumeBackend = z.strictObject({
-  volume_driver: z.enum(volumeFormats).default('raw').describe('How its volumes are stored.'),
+  volume_driver: z.enum(storageFormats).default('raw').describe('How its volumes are stored.'),
   volume_backend_name: z
     .string()
     .regex(/^[^\s#]*$/, 'must have no space and no #')
@@ -274,6 +273,22 @@ const volumeBackend = z.strictObject({
     'The LVM volume group for its volumes, with `volume_driver = "lvm"`. It exists; what else lies in it is left alone.',
   ),
   thin_pool: thinPoolName.describe('A thin pool in that group, as `images_thin_pool` in `[libvirt]`.'),
+  rbd_pool: cephName
+    .default('volumes')
+    .describe(
+      'The Ceph pool for its volumes, with `volume_driver = "rbd"`. It exists, and is there for block devices.',
+    ),
+  rbd_ceph_conf: cephConf.describe('As `images_rbd_ceph_conf` in `[libvirt]`.'),
+  rbd_user: cephName.default('cinder').describe('As `rbd_user` in `[libvirt]`.'),
+  rbd_secret_uuid: secretUuid.describe('As `rbd_secret_uuid` in `[libvirt]`.'),
+  rbd_max_clone_depth: z
+    .number()
+    .int()
+    .min(0)
+    .default(5)
+    .describe(
+      'A copy shares what it holds with what it is a copy of, and that with what it is itself a copy of. When there would be more than so many below it, it gets data of its own. 0: always.',
+    ),
 });
 
 const volumeBackends = z

@@ -14,12 +14,15 @@ export type VolumeBackend = {
   readonly capacityGib: number;
 };
 
+/** In Cinder's words. */
+const protocols: Readonly<Record<StorageFormat, string>> = { raw: 'file', qcow2: 'file', lvm: 'lvm', rbd: 'ceph' };
+
 /** What a volume type's extra specs can ask of a backend, in Cinder's words. */
 export function capabilitiesOf(backend: VolumeBackend): Readonly<Record<string, string>> {
   return {
     volume_backend_name: backend.volumeBackendName,
     vendor_name: 'Nightlatch',
-    storage_protocol: backend.storage === 'lvm' ? 'lvm' : 'file',
+    storage_protocol: protocols[backend.storage],
     driver_version: '1',
   };
 }

@@ -32,7 +32,7 @@ export function domainDisk(named: NamedDisk, attachment: DiskAttachment, isUnloc
     readonly,
     // The libvirt secret has the disk's id: it exists only during the call, so it needs no id of its own.
     encryption: disk.encryption === null || isUnlocked ? null : { format: disk.encryption, secretUuid: disk.id },
-    ...('rbd' in attachment ? { clusterSecretUuid: randomUUID() } : {}),
+    ...('rbd' in attachment ? { clusterSecretUuid: attachment.rbd.secretUuid ?? randomUUID() } : {}),
   };
 }
 

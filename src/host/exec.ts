@@ -167,9 +167,12 @@ function inputOf({ stdin, input }: RunOptions): GivenInput {
   return input === undefined ? { kind: 'none' } : { kind: 'text', text: input };
 }
 
-type Given = Pick<RunOptions, 'stdin' | 'fd3' | 'input' | 'cwd'>;
+type Given = Pick<RunOptions, 'stdin' | 'fd3' | 'input' | 'cwd'> & {
+  /** The caller writes its standard input. */
+  readonly isFed?: true;
+};
 
-/** Starts a program that stays, and needs no privilege. Its standard output and error are the caller's to read. */
+/** Starts a program that needs no privilege. Its standard output and error are the caller's to read. */
 export function start(
   program: Exclude<Program, PrivilegedProgram>,
   args: readonly string[],
@@ -185,7 +188,7 @@ function spawnProgram(program: Program, args: readonly string[], options: Given)
       env: { PATH, LC_ALL: 'C' },
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
       stdio: [
-        options.stdin || options.input !== undefined ? 'pipe' : 'ignore',
+        options.stdin || options.input !== undefined || options.isFed ? 'pipe' : 'ignore',
         'pipe',
         'pipe',
         ...(keyFd === null ? [] : [keyFd]),

@@ -5,39 +5,57 @@ import { NightlatchError } from '#core/errors.ts';
 import type { BackendName, HostPath } from '#core/ids.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
+import type { Pool } from '#host/storage/rbd/images.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
 import type { LocalBackend } from '#host/volume-backends.ts';
 import type { StatePaths } from '#main/state-paths.ts';
 
-/** How a driver for logical volumes is opened. */
-type OpenLvm = (volumeGroup: string, thinPool: string) => Promise<StorageDriver>;
+/** How drivers that keep no files are opened. */
+type Openers = {
+  readonly lvm: (volumeGroup: string, thinPool: string) => Promise<StorageDriver>;
+  readonly rbd: (pool: Pool, maxCloneDepth: number) => Promise<StorageDriver>;
+};
 
 /**
  * The places for volumes that the configuration names.
  *
- * @throws bad-request when one lacks what it needs; what opening a volume group throws.
+ * @throws bad-request when one lacks what it needs; what opening a volume group or a pool throws.
  */
-export async function openBackends(config: Config, paths: StatePaths, openLvm: OpenLvm): Promise<LocalBackend[]> {
+export async function openBackends(config: Config, paths: StatePaths, open: Openers): Promise<LocalBackend[]> {
   const backends: LocalBackend[] = [];
   for (const [key, own] of Object.entries(config.volume_backends)) {
     const name = key as BackendName;
     const common = { name, volumeBackendName: own.volume_backend_name || name, storage: own.volume_driver };
-    if (own.volume_driver === 'lvm') {
-      if (own.volume_group === '') throw groupMissing(name);
-      backends.push({ ...common, driver: await openLvm(own.volume_group, own.thin_pool), directory: null });
-    } else {
-      const directory = backendDirectory(name, own, paths);
-      await mkdir(directory, { recursive: true, mode: 0o700 });
-      backends.push({ ...common, driver: fileDriver(own, directory, paths), directory });
-    }
+    const directory = isOfFiles(own) ? backendDirectory(name, own, paths) : null;
+    if (directory !== null) await mkdir(directory, { recursive: true, mode: 0o700 });
+    const driver = directory === null ? await openElsewhere(name, own, open) : fileDriver(own, directory, paths);
+    backends.push({ ...common, driver, directory });
   }
   return backends;
 }
 
 /** Folders in which files of volumes lie. */
 export function backendDirectories(config: Config, paths: StatePaths): HostPath[] {
-  const ofFiles = Object.entries(config.volume_backends).filter(([, { volume_driver }]) => volume_driver !== 'lvm');
+  const ofFiles = Object.entries(config.volume_backends).filter(([, own]) => isOfFiles(own));
   return ofFiles.map(([name, own]) => backendDirectory(name, own, paths));
+}
+
+function isOfFiles({ volume_driver }: VolumeBackendConfig): boolean {
+  return volume_driver === 'raw' || volume_driver === 'qcow2';
+}
+
+async function openElsewhere(name: BackendName, own: VolumeBackendConfig, open: Openers): Promise<StorageDriver> {
+  if (own.volume_driver === 'rbd') {
+    const { rbd_pool, rbd_ceph_conf: conf, rbd_user: user, rbd_secret_uuid: secretUuid } = own;
+    return await open.rbd(poolOf({ name: rbd_pool, conf, user, secretUuid }), own.rbd_max_clone_depth);
+  }
+  if (own.volume_group === '') throw groupMissing(name);
+  return await open.lvm(own.volume_group, own.thin_pool);
+}
+
+/** `secretUuid`: none when empty. */
+export function poolOf({ name, conf, user, secretUuid }: Record<keyof Pool, string>): Pool {
+  return { name, conf: conf as HostPath, user, ...(secretUuid === '' ? {} : { secretUuid }) };
 }
 
 function backendDirectory(name: string, { directory }: VolumeBackendConfig, paths: StatePaths): HostPath {

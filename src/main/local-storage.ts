@@ -18,9 +18,10 @@ import type { Clearing } from '#host/storage/lvm/clear.ts';
 import { lvmStorage } from '#host/storage/lvm/driver.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
-import { rbdStorage } from '#host/storage/rbd/driver.ts';
+import { type RbdOptions, rbdStorage } from '#host/storage/rbd/driver.ts';
+import type { Pool } from '#host/storage/rbd/images.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
-import { openBackends } from '#main/local-backends.ts';
+import { openBackends, poolOf } from '#main/local-backends.ts';
 import type { StatePaths } from '#main/state-paths.ts';
 
 export type LocalStorage = Pick<
@@ -59,15 +60,25 @@ export async function openLocalStorage(config: Config, paths: StatePaths): Promi
   const blocks = volumeGroups.length === 0 ? NO_BLOCK_DEVICES : await openDeviceMapper(config, paths, luks);
   const openGroup = (group: string, pool: string) => openLvm(config, group, pool);
   const { images_volume_group: group, images_thin_pool: pool } = config.libvirt;
-  const pools = poolsOf(config);
+  const openPool = (pool: Pool, maxCloneDepth?: number) =>
+    openRbd({ pool, runDirectory: paths.run, ...(maxCloneDepth === undefined ? {} : { maxCloneDepth }) });
   const drivers = {
     ...files,
     ...(group === '' ? {} : { lvm: await openGroup(group, pool) }),
-    ...(pools.length === 0 ? {} : { rbd: await openPool(config, paths) }),
+    ...(config.libvirt.images_type === 'rbd' ? { rbd: await openPool(ownPool(config)) } : {}),
   };
-  const backends = await openBackends(config, paths, openGroup);
+  const backends = await openBackends(config, paths, { lvm: openGroup, rbd: openPool });
   const headerBackups = new HeaderBackups(paths.headers);
-  return { exports, encryptors: { luks }, ...blocks, drivers, backends, headerBackups, volumeGroups, pools };
+  return {
+    exports,
+    encryptors: { luks },
+    ...blocks,
+    drivers,
+    backends,
+    headerBackups,
+    volumeGroups,
+    pools: poolsOf(config),
+  };
 }
 
 const NO_BLOCK_DEVICES = { blockEncryptors: {}, mappings: null };
@@ -106,12 +117,16 @@ async function openLvm(config: Config, volumeGroup: string, thinPool: string): P
 }
 
 /** Looks into it, so that a cluster that does not answer, or has no such pool, stops the start. */
-async function openPool({ libvirt }: Config, paths: StatePaths): Promise<StorageDriver> {
-  const conf = libvirt.images_rbd_ceph_conf as StatePaths['run'];
-  const pool = { name: libvirt.images_rbd_pool, conf, user: libvirt.rbd_user };
-  const driver = rbdStorage({ pool, runDirectory: paths.run });
+async function openRbd(options: RbdOptions): Promise<StorageDriver> {
+  const driver = rbdStorage(options);
   await driver.servers?.();
   return driver;
+}
+
+/** Of servers' disks. */
+function ownPool({ libvirt }: Config): Pool {
+  const { images_rbd_pool: name, images_rbd_ceph_conf: conf, rbd_user: user, rbd_secret_uuid: secretUuid } = libvirt;
+  return poolOf({ name, conf, user, secretUuid });
 }
 
 /** What the configuration promises of new disks, the way they are stored must be able to keep. */

@@ -22,7 +22,6 @@ import {
   makeImage,
   mediumOf,
   patienceWith,
-  pool,
   rbd,
   sizeOf,
   smallTmpfs,
@@ -31,6 +30,7 @@ import {
   tell,
   withPlaintext,
 } from '#test/support/disk-lab.ts';
+import { pool } from '#test/support/pool.ts';
 
 /** Bytes that a medium takes. */
 function roomOf(attachment: DiskAttachment): number {

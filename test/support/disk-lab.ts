@@ -27,10 +27,8 @@ import { rawStorage } from '#host/storage/raw/driver.ts';
 import { rbdStorage } from '#host/storage/rbd/driver.ts';
 import type { Pool } from '#host/storage/rbd/images.ts';
 import type { DiskAttachment, FileAttachment, StorageDriver } from '#host/storage/storage-driver.ts';
+import { pool } from '#test/support/pool.ts';
 
-/** The pool for tests, as NIGHTLATCH_TEST_RBD_POOL says: CONF:USER:POOL. */
-const [conf, user, name] = (process.env.NIGHTLATCH_TEST_RBD_POOL ?? '').split(':');
-export const pool: Pool | null = conf && user && name ? { conf: conf as HostPath, user, name } : null;
 const NO_POOL: Pool = { conf: '/nonexistent' as HostPath, user: '', name: '' };
 
 /**

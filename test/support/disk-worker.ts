@@ -21,7 +21,7 @@ import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
 import { rbdStorage } from '#host/storage/rbd/driver.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
-import { pool } from '#test/support/disk-lab.ts';
+import { pool } from '#test/support/pool.ts';
 
 const [verb, disksDirectory, cacheDirectory, runDirectory, json = ''] = process.argv.slice(2) as HostPath[];
 if (!disksDirectory || !cacheDirectory || !runDirectory) throw new Error('usage: see above');

@@ -5,11 +5,14 @@ import type { StorageFormat } from '#core/disk.ts';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
 import { describeError } from '#core/errors.ts';
 import { readUpTo } from '#host/files.ts';
+import type { RbdImage } from '#host/storage/storage-driver.ts';
 
-/** What an encrypted disk lies in: a file that is LUKS, or qcow2 with LUKS inside, or a logical volume. */
+/** What an encrypted disk lies in: a file that is LUKS, or qcow2 with LUKS inside, a logical volume, or an image in a pool. */
 export type EncryptedMedium = {
   readonly path: string;
   readonly format: StorageFormat;
+  /** The image that it is, of which `path` is a copy of the first bytes. */
+  readonly rbd?: RbdImage;
   /** When absent, LUKS of either version. */
   readonly encryption?: EncryptionFormat;
 };
@@ -48,20 +51,22 @@ function opensQcow2(passphrase: Uint8Array, path: string): boolean {
 /** Runs one command of qemu-io on what a disk holds in clear; returns what it prints. No passphrase: it is not encrypted. */
 export function inClear(passphrase: Uint8Array | null, medium: EncryptedMedium, command: string): string {
   if (passphrase === null)
-    return told('qemu-io', [...reading(command), '-f', inQemu(medium), '-c', command, medium.path]);
+    return told('qemu-io', [...reading(command), '-c', command, `json:${JSON.stringify(clearNode(medium))}`]);
   return medium.format === 'lvm' ? byKernel(passphrase, medium, command) : byQemu(passphrase, medium, command);
 }
 
-function byQemu(passphrase: Uint8Array, { path, format }: EncryptedMedium, command: string): string {
-  const inLayer = format === 'qcow2' ? 'encrypt.' : '';
-  const layer = format === 'qcow2' ? 'driver=qcow2,encrypt.format=luks' : 'driver=luks';
-  const options = `${layer},${inLayer}key-secret=key,file.filename=${path}`;
+function byQemu(passphrase: Uint8Array, medium: EncryptedMedium, command: string): string {
+  const file = fileNode(medium);
+  const node =
+    medium.format === 'qcow2'
+      ? { driver: 'qcow2', encrypt: { format: 'luks', 'key-secret': 'key' }, file }
+      : { driver: 'luks', 'key-secret': 'key', file };
   // QEMU opens a pipe by that name, and not the socket that a child of Node has there.
   // What is only read may be open in a guest.
   const sharing = isWrite(command) ? [] : ['--read-only', '--force-share'];
-  const shell = ['-c', 'cat | exec qemu-io "$@"', 'sh', ...sharing, '-c', command, '--image-opts', options];
+  const shell = ['-c', 'cat | exec qemu-io "$@"', 'sh', ...sharing, '-c', command];
   const secret = ['--object', 'secret,id=key,file=/dev/stdin'];
-  return told('sh', [...shell, ...secret], passphrase);
+  return told('sh', [...shell, ...secret, `json:${JSON.stringify(node)}`], passphrase);
 }
 
 /** Any format, as long as nobody else has the disk open; a mapping of a name of its own is there meanwhile. */
@@ -85,8 +90,19 @@ function reading(command: string): string[] {
   return isWrite(command) ? [] : ['--read-only'];
 }
 
-function inQemu({ format }: EncryptedMedium): string {
-  return format === 'qcow2' ? 'qcow2' : 'raw';
+function clearNode(medium: EncryptedMedium): object {
+  return { driver: medium.format === 'qcow2' ? 'qcow2' : 'raw', file: fileNode(medium) };
+}
+
+function fileNode({ path, format, rbd }: EncryptedMedium): object {
+  if (rbd) return { driver: 'rbd', ...rbd };
+  return { driver: format === 'lvm' ? 'host_device' : 'file', filename: path };
+}
+
+/** Copies the first bytes of an image in a pool to a file. */
+export function copyStart(rbd: RbdImage, path: string): void {
+  const from = `json:${JSON.stringify({ driver: 'raw', file: { driver: 'rbd', ...rbd } })}`;
+  told('qemu-img', ['dd', '-f', 'raw', '-O', 'raw', 'bs=4M', 'count=9', `if=${from}`, `of=${path}`]);
 }
 
 /** What a program printed. @throws when it failed, other than by what it read being something else. */

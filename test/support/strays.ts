@@ -10,12 +10,13 @@ import { stateOf } from '#db/servers.ts';
 import { guestDisks, rescueDisk } from '#operations/context.ts';
 import { command } from '#test/support/command.ts';
 import { guestsOf, processesOf } from '#test/support/destroy-state.ts';
+import { findPoolStrays } from '#test/support/pool.ts';
 import type { TestService } from '#test/support/service.ts';
 import { findVolumeStrays } from '#test/support/volume-strays.ts';
 
 /**
  * Everything that does not belong: secrets without a disk or an image and either without its secret, files without a row
- * and rows without a file (see `findVolumeStrays` for logical volumes), guests without an active server, leases of servers
+ * and rows without a file (see `findVolumeStrays` for logical volumes, `findPoolStrays` for images in a pool), guests without an active server, leases of servers
  * that do not run, disks left unlocked, libvirt secrets, kept headers that open nothing or are missing. Empty when all is as it should be. The one
  * host has its data directory at `hostDirectory`. `backupsKept`: the backups that have objects; null: those in the directory.
  */
@@ -102,7 +103,6 @@ export async function findStrays(
   const guests = (await guestsOf(hostDirectory)).length;
   if (guests !== running.length) strays.push(`${guests} guests run for ${running.length} active servers`);
   const onHost = disks.filter(({ state }) => state !== 'absent');
-  // Those in a pool are the test's own to look at: it has the cluster.
   const inFiles = onHost.filter(({ storage }) => storage !== 'lvm' && storage !== 'rbd');
   if (files.length !== inFiles.length)
     strays.push(`${files.length} files for ${inFiles.length} disks: ${files.join(', ')}`);
@@ -110,6 +110,7 @@ export async function findStrays(
     const onVolumes = onHost.filter(({ storage }) => storage === 'lvm');
     strays.push(...(await findVolumeStrays(onVolumes, leases)));
   }
+  strays.push(...findPoolStrays(onHost.filter(({ storage }) => storage === 'rbd').map(asDisk)));
   strays.push(...(await headerStrays(hostDirectory, disks)));
   strays.push(...(await unlockedDisks(hostDirectory)).map((id) => `disk ${id} is unlocked`));
   strays.push(...(await libvirtSecrets(hostDirectory)).map((usage) => `libvirt keeps the secret ${usage}`));

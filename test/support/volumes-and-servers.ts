@@ -9,7 +9,8 @@ import { diskFile } from '#host/storage/disk-file.ts';
 import { LocalKeyStore } from '#keys/local/key-store.ts';
 import { readRootKey } from '#keys/local/root-key.ts';
 import { command } from '#test/support/command.ts';
-import { type EncryptedMedium, inClear, opensMedium } from '#test/support/encrypted-medium.ts';
+import { copyStart, type EncryptedMedium, inClear, opensMedium } from '#test/support/encrypted-medium.ts';
+import { imageInPool } from '#test/support/pool.ts';
 import { ServerLab } from '#test/support/server-lab.ts';
 import type { ServiceOptions } from '#test/support/service.ts';
 import { providerUnderTest } from '#test/support/volume-backends.ts';
@@ -198,9 +199,16 @@ export class VolumesAndServers implements AsyncDisposable {
   /** The same, with how it lies there. */
   async fileOf(owner: string): Promise<EncryptedMedium & { readonly path: HostPath }> {
     const disk = await this.diskOf(owner);
+    const encryption = disk.encryption === null ? {} : { encryption: disk.encryption };
+    if (disk.storage === 'rbd') {
+      const rbd = imageInPool(disk);
+      const path = join(this.servers.service.directory, `start-of-${rbd.image}`) as HostPath;
+      copyStart(rbd, path);
+      return { path, format: 'rbd', rbd, ...encryption };
+    }
     const folder = join(this.hostDirectory, 'volumes', disk.backend ?? '');
     const path = disk.storage === 'lvm' ? (await lookAtVolume(disk)).path : diskFile(folder, disk);
-    return { path, format: disk.storage, ...(disk.encryption === null ? {} : { encryption: disk.encryption }) };
+    return { path, format: disk.storage, ...encryption };
   }
 
   /** The disk of a volume or a snapshot. */

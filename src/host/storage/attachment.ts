@@ -4,7 +4,10 @@ import type { DiskAttachment, FileAttachment } from '#host/storage/storage-drive
 
 /** QEMU's description of a disk's medium, of exactly its size, below any layer that lies on it. */
 export function mediumNode(attachment: DiskAttachment): BlockNode {
-  if ('rbd' in attachment) return { driver: 'rbd', ...attachment.rbd };
+  if ('rbd' in attachment) {
+    const { pool, image, conf, user } = attachment.rbd;
+    return { driver: 'rbd', pool, image, conf, user };
+  }
   const { path, blockDevice } = attachment;
   if (!blockDevice) return { driver: 'file', filename: path };
   return { driver: 'raw', size: blockDevice.usedBytes, file: { driver: 'host_device', filename: path } };

@@ -28,6 +28,8 @@ export type RbdImage = {
   readonly conf: HostPath;
   /** Without `client.`. */
   readonly user: string;
+  /** The libvirt secret in which an operator keeps that user's key; where absent, it is read from the keyring. */
+  readonly secretUuid?: string;
 };
 
 /** A file, or a block device. */

@@ -357,7 +357,7 @@ async function clusterKeys(disks: readonly DiskCopy[], scope: AsyncDisposableSta
   const keys: DomainKey[] = [];
   const ofUsers = new Map<string, Secret>();
   for (const { attachment, clusterSecretUuid: secretUuid } of disks) {
-    if (!('rbd' in attachment) || secretUuid === undefined) continue;
+    if (!('rbd' in attachment) || secretUuid === undefined || attachment.rbd.secretUuid !== undefined) continue;
     const user = `${attachment.rbd.user} ${attachment.rbd.conf}`;
     const key = ofUsers.get(user) ?? scope.use(await readClusterKey(attachment.rbd));
     ofUsers.set(user, key);

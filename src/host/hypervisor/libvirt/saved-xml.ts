@@ -1,6 +1,7 @@
 import { XMLBuilder, XMLParser } from 'fast-xml-parser';
 import type { DomainSpec, PresentDisk } from '#host/hypervisor/hypervisor.ts';
 import { placeOf } from '#host/storage/attachment.ts';
+import type { RbdAttachment } from '#host/storage/storage-driver.ts';
 import type { DomainHost } from './domain-xml.ts';
 import { escapeXml, unescapeXml } from './xml.ts';
 
@@ -71,11 +72,17 @@ function updateDisk(parts: readonly Node[], spec: DomainSpec): void {
   const named = 'rbd' in attachment ? 'name' : attachment.blockDevice ? 'dev' : 'file';
   attributesOf(parts, 'source')[named] = escapeXml(placeOf(attachment));
   const inSource = parts.flatMap((part) => (part.source ? childNodes(part, 'source') : []));
-  const auth = inSource.flatMap((part) => (part.auth ? childNodes(part, 'auth') : []));
-  if (disk.clusterSecretUuid !== undefined) attributesOf(auth, 'secret').uuid = disk.clusterSecretUuid;
+  if ('rbd' in attachment) updateCluster(inSource, attachment, disk.clusterSecretUuid);
   if (disk.encryption === null) return;
   const encryption = [...inSource, ...parts].flatMap((part) => (part.encryption ? childNodes(part, 'encryption') : []));
   attributesOf(encryption, 'secret').uuid = disk.encryption.secretUuid;
+}
+
+function updateCluster(inSource: readonly Node[], { rbd }: RbdAttachment, secretUuid: string | undefined): void {
+  attributesOf(inSource, 'config').file = escapeXml(rbd.conf);
+  attributesOf(inSource, 'auth').username = escapeXml(rbd.user);
+  const auth = inSource.flatMap((part) => (part.auth ? childNodes(part, 'auth') : []));
+  if (secretUuid !== undefined) attributesOf(auth, 'secret').uuid = secretUuid;
 }
 
 function updateSerial(parts: readonly Node[], spec: DomainSpec, host: DomainHost): void {

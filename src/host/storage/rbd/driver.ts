@@ -8,7 +8,15 @@ import { headerInImage } from '#host/storage/rbd/header.ts';
 import { Images, type Pool } from '#host/storage/rbd/images.ts';
 import type { RbdAttachment, StorageDriver } from '#host/storage/storage-driver.ts';
 
-export type RbdOptions = { readonly pool: Pool; readonly runDirectory: HostPath };
+export type RbdOptions = {
+  readonly pool: Pool;
+  readonly runDirectory: HostPath;
+  /** A copy that would share the data of more images than so many, one below the other, gets data of its own. */
+  readonly maxCloneDepth?: number;
+};
+
+/** Cinder's default. */
+const CLONE_DEPTH = 5;
 
 /**
  * Keeps each disk as an image in a pool of a Ceph cluster: a server's `<server id>_<name>`, as Nova names it, a volume's
@@ -16,11 +24,15 @@ export type RbdOptions = { readonly pool: Pool; readonly runDirectory: HostPath 
  *
  * An image is exactly as large as its disk and the header; it takes room as it is written.
  */
-export function rbdStorage({ pool, runDirectory }: RbdOptions): StorageDriver<RbdAttachment> {
+export function rbdStorage({
+  pool,
+  runDirectory,
+  maxCloneDepth = CLONE_DEPTH,
+}: RbdOptions): StorageDriver<RbdAttachment> {
   const images = new Images(pool);
   const attachment = (disk: DiskSpec): RbdAttachment => {
-    const { conf, user } = pool;
-    return { format: 'raw', rbd: { pool: pool.name, image: imageName(disk), conf, user } };
+    const { name, ...access } = pool;
+    return { format: 'raw', rbd: { pool: name, image: imageName(disk), ...access } };
   };
   return {
     capabilities: { formats: ['luks'], copyOnWrite: false, zeroUntilWritten: false, blockDevice: false },
@@ -34,10 +46,15 @@ export function rbdStorage({ pool, runDirectory }: RbdOptions): StorageDriver<Rb
 
     async copy(from, disk) {
       const doing = `Copying ${placeOf(from)} to disk ${disk.id}`;
-      if (!('rbd' in from) || from.rbd.pool !== pool.name)
-        throw new Error(`${placeOf(from)} is not in the pool of the copy`);
-      await images.remove(imageName(disk), doing);
-      await images.clone(from.rbd.image, imageName(disk), doing);
+      if (!('rbd' in from)) throw new Error(`${placeOf(from)} is no image in a pool`);
+      const name = imageName(disk);
+      await images.remove(name, doing);
+      if (from.rbd.conf !== pool.conf || from.rbd.user !== pool.user) {
+        await images.create(name, usedBytes(disk), doing);
+        return await images.import(name, Images.around(from.rbd).export(from.rbd.image, doing), doing);
+      }
+      await images.clone(from.rbd, name, doing);
+      if ((await images.depth(name, doing)) > maxCloneDepth) await images.flatten(name, doing);
     },
 
     delete: (disk) => images.remove(imageName(disk), `Removing disk ${disk.id}`),

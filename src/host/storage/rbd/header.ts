@@ -4,11 +4,11 @@ import type { HostPath } from '#core/ids.ts';
 import { run } from '#host/exec.ts';
 import { scratchFolder } from '#host/scratch.ts';
 import { mediumNode, placeOf } from '#host/storage/attachment.ts';
+import { diffEnd, diffRecord, diffStart } from '#host/storage/rbd/diff.ts';
 import type { Images } from '#host/storage/rbd/images.ts';
-import type { HeaderPart, HeaderRegion, RbdAttachment } from '#host/storage/storage-driver.ts';
+import type { HeaderRegion, RbdAttachment } from '#host/storage/storage-driver.ts';
 
 const TIMEOUT_MS = 60_000;
-const DIFF_START = Buffer.from('rbd diff v1\n');
 
 /** A header at the start of an image: no block device, and nothing of the image but the header is read or written. */
 export function headerInImage(
@@ -45,22 +45,9 @@ export function headerInImage(
     async write(parts) {
       await using folder = await scratchFolder(runDirectory);
       const file = join(folder.path, 'diff');
-      await writeFile(file, diffOf(parts), { mode: 0o600, flag: 'wx' });
+      const diff = Buffer.concat([diffStart, ...parts.flatMap(diffRecord), diffEnd]);
+      await writeFile(file, diff, { mode: 0o600, flag: 'wx' });
       await images.applyDiff(image, file, `Writing the header of ${place}`);
     },
   };
-}
-
-/**
- * What `rbd import-diff` takes. *See* Ceph's documentation, "RBD Incremental Backup", the file format: records of `w`, offset
- * and length as 64-bit little-endian numbers, and the data; an `e` at the end.
- */
-export function diffOf(parts: readonly HeaderPart[]): Buffer {
-  const records = parts.flatMap(({ at, bytes }) => {
-    const head = Buffer.alloc(17, 'w');
-    head.writeBigUInt64LE(BigInt(at), 1);
-    head.writeBigUInt64LE(BigInt(bytes.length), 9);
-    return [head, bytes];
-  });
-  return Buffer.concat([DIFF_START, ...records, Buffer.from('e')]);
 }

@@ -1,6 +1,11 @@
+import type { Readable } from 'node:stream';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
 import { run } from '#host/exec.ts';
+import { readFrom, writeTo } from '#host/exec-stream.ts';
+import { diffEnd, diffRecord, diffStart } from '#host/storage/rbd/diff.ts';
+import type { RbdImage } from '#host/storage/storage-driver.ts';
+import { writtenRuns } from '#host/storage/written-runs.ts';
 
 /** A pool of a Ceph cluster, and who asks. */
 export type Pool = {
@@ -9,14 +14,18 @@ export type Pool = {
   readonly conf: HostPath;
   /** Without `client.`. */
   readonly user: string;
+  /** See `RbdImage`. */
+  readonly secretUuid?: string;
 };
 
 /** What `rbd info` tells of an image. */
 export type Image = {
   readonly sizeBytes: number;
   /** What it was cloned from and still shares data with. `isTrash`: that is deleted but for what its clones share. */
-  readonly parent: { readonly id: string; readonly isTrash: boolean } | null;
+  readonly parent: { readonly pool: string; readonly id: string; readonly isTrash: boolean } | null;
 };
+
+type ImageInPool = { readonly pool: string; readonly id: string };
 
 /** What `ceph df` tells. */
 type ClusterUse = {
@@ -46,6 +55,11 @@ export class Images {
     this.#pool = pool;
   }
 
+  /** Those of the pool in which an image lies. */
+  static around({ pool: name, conf, user }: RbdImage): Images {
+    return new Images({ name, conf, user });
+  }
+
   /** Null: there is none of that name. */
   async find(name: string, doing: string): Promise<Image | null> {
     const { code, stdout } = await this.#rbd(['info', '--format', 'json', this.#spec(name)], doing, [ENOENT]);
@@ -54,9 +68,9 @@ export class Images {
 
   /** Bytes that its disks can have together. A cluster without a manager daemon tells no sizes: then it is any number. */
   async capacityBytes(doing: string): Promise<number> {
-    const { conf, user, name } = this.#pool;
-    const args = ['--conf', conf, '--id', user, 'df', '--format', 'json'];
-    const { stdout } = await run('ceph', args, { doing, timeoutMs: TIMEOUT_MS });
+    const { name } = this.#pool;
+    const args = ['df', '--format', 'json'];
+    const { stdout } = await run('ceph', [...this.#access(), ...args], { doing, timeoutMs: TIMEOUT_MS });
     const { stats, pools } = JSON.parse(stdout) as ClusterUse;
     if (stats.total_bytes === 0) return UNKNOWN_BYTES;
     const pool = pools.find((each) => each.name === name);
@@ -75,18 +89,46 @@ export class Images {
   }
 
   /**
-   * Makes an image that holds what another one does at this instant, in constant time. Neither sees what is written to the
-   * other; the other one may be removed before it.
+   * Makes an image that holds what another one of the same cluster does at this instant, in constant time. Neither sees what is
+   * written to the other; the other one may be removed before it.
    * *Crash*: leaves at most a snapshot `clone`, which a repeat uses no more than once.
    */
-  async clone(from: string, clone: string, doing: string): Promise<void> {
-    const snapshot = `${this.#spec(from)}@${clone}`;
+  async clone(from: Pick<RbdImage, 'pool' | 'image'>, clone: string, doing: string): Promise<void> {
+    const snapshot = `${from.pool}/${from.image}@${clone}`;
     // One that a crash left is of another instant.
     await this.#removeSnapshot(snapshot, doing);
     await this.#rbd(['snap', 'create', '--no-progress', snapshot], doing);
     // Format 2: what clones share outlives its snapshot, without anyone protecting it.
     await this.#rbd(['clone', '--rbd-default-clone-format', '2', snapshot, this.#spec(clone)], doing);
     await this.#removeSnapshot(snapshot, doing);
+  }
+
+  /** Of how many images, one below the other, an image shares the data. */
+  async depth(name: string, doing: string): Promise<number> {
+    let depth = 0;
+    for (let at = (await this.find(name, doing))?.parent; at; depth++) {
+      at = (await this.#infoById(at, doing))?.parent;
+    }
+    return depth;
+  }
+
+  /** Gives an image data of its own, as long as that takes; what it shared is removed if nobody else shares it. *Repeat*: fine. */
+  async flatten(name: string, doing: string): Promise<void> {
+    const image = await this.find(name, doing);
+    if (!image?.parent) return;
+    await this.#rbd(['flatten', '--no-progress', this.#spec(name)], doing, [], LONG_TIMEOUT_MS);
+    if (image.parent.isTrash) await this.#emptyTrash(image.parent, doing);
+  }
+
+  /** The bytes of an image; it is not written meanwhile. */
+  export(name: string, doing: string): Readable {
+    return readFrom('rbd', [...this.#access(), 'export', '--no-progress', this.#spec(name), '-'], doing);
+  }
+
+  /** Writes bytes from the start of an image that reads as zeros, durably. */
+  async import(name: string, bytes: AsyncIterable<Buffer>, doing: string): Promise<void> {
+    const args = [...this.#access(), 'import-diff', '--no-progress', '-', this.#spec(name)];
+    await writeTo('rbd', args, diffOf(bytes), doing);
   }
 
   async resize(name: string, sizeBytes: number, doing: string): Promise<void> {
@@ -107,19 +149,23 @@ export class Images {
     const { code, stderr } = await this.#rbd(args, doing, [ENOENT, EBUSY, ENOTEMPTY], LONG_TIMEOUT_MS);
     if (code === EBUSY) throw new NightlatchError('disk-in-use', { doing, disk: name, reason: lastLine(stderr) });
     if (code === ENOTEMPTY) await this.#rbd(['trash', 'mv', spec], doing, [ENOENT]);
-    else if (image.parent?.isTrash) await this.#emptyTrash(image.parent.id, doing);
+    else if (image.parent?.isTrash) await this.#emptyTrash(image.parent, doing);
   }
 
   /** Removes what is in the trash, unless other clones share it still; and what it was itself a clone of. */
-  async #emptyTrash(id: string, doing: string): Promise<void> {
-    const args = ['info', '--format', 'json', '--pool', this.#pool.name, '--image-id', id];
+  async #emptyTrash(trashed: ImageInPool, doing: string): Promise<void> {
+    const image = await this.#infoById(trashed, doing);
+    if (image === null) return;
+    const args = ['trash', 'rm', '--no-progress', `${trashed.pool}/${trashed.id}`];
+    const { code } = await this.#rbd(args, doing, [ENOENT, EBUSY, ENOTEMPTY], LONG_TIMEOUT_MS);
+    const isShared = code === ENOTEMPTY || code === EBUSY;
+    if (!isShared && image.parent?.isTrash) await this.#emptyTrash(image.parent, doing);
+  }
+
+  async #infoById({ pool, id }: ImageInPool, doing: string): Promise<Image | null> {
+    const args = ['info', '--format', 'json', '--pool', pool, '--image-id', id];
     const { code, stdout } = await this.#rbd(args, doing, [ENOENT]);
-    if (code === ENOENT) return;
-    const { parent } = parseImage(stdout);
-    const trashed = ['trash', 'rm', '--no-progress', `${this.#pool.name}/${id}`];
-    const removed = await this.#rbd(trashed, doing, [ENOENT, EBUSY, ENOTEMPTY], LONG_TIMEOUT_MS);
-    if (removed.code !== ENOTEMPTY && removed.code !== EBUSY && parent?.isTrash)
-      await this.#emptyTrash(parent.id, doing);
+    return code === ENOENT ? null : parseImage(stdout);
   }
 
   async #removeSnapshot(snapshot: string, doing: string): Promise<void> {
@@ -136,17 +182,32 @@ export class Images {
   }
 
   #rbd(args: readonly string[], doing: string, tolerate: readonly number[] = [], timeoutMs = TIMEOUT_MS) {
-    const { conf, user } = this.#pool;
-    return run('rbd', ['--conf', conf, '--id', user, ...args], { doing, tolerate, timeoutMs });
+    return run('rbd', [...this.#access(), ...args], { doing, tolerate, timeoutMs });
   }
+
+  #access(): string[] {
+    const { conf, user } = this.#pool;
+    return ['--conf', conf, '--id', user];
+  }
+}
+
+/** As `rbd export-diff` would have written it. */
+async function* diffOf(bytes: AsyncIterable<Buffer>): AsyncIterable<Buffer> {
+  yield diffStart;
+  let at = 0;
+  for await (const piece of bytes) {
+    for (const run of writtenRuns(piece)) yield* diffRecord({ at: at + run.at, bytes: run.bytes });
+    at += piece.length;
+  }
+  yield diffEnd;
 }
 
 function parseImage(json: string): Image {
   const { size, parent } = JSON.parse(json) as {
     readonly size: number;
-    readonly parent?: { readonly id: string; readonly trash: boolean };
+    readonly parent?: { readonly pool: string; readonly id: string; readonly trash: boolean };
   };
-  return { sizeBytes: size, parent: parent ? { id: parent.id, isTrash: parent.trash } : null };
+  return { sizeBytes: size, parent: parent ? { pool: parent.pool, id: parent.id, isTrash: parent.trash } : null };
 }
 
 function lastLine(text: string): string {

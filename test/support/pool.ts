@@ -3,32 +3,59 @@ import type { HostPath } from '#core/ids.ts';
 import { diskName } from '#host/storage/disk-file.ts';
 import type { Pool } from '#host/storage/rbd/images.ts';
 import type { RbdImage } from '#host/storage/storage-driver.ts';
+import type { CephCluster } from '#test/support/ceph-cluster.ts';
 import { command } from '#test/support/command.ts';
 
 /** The pool for tests, as NIGHTLATCH_TEST_RBD_POOL says: CONF:USER:POOL. */
 const [conf, user, name] = (process.env.NIGHTLATCH_TEST_RBD_POOL ?? '').split(':');
 export const pool: Pool | null = conf && user && name ? { conf: conf as HostPath, user, name } : null;
 
-/** As `findStrays`, of the pool: images without a row, rows without an image, and what nobody shares any more in its trash. */
-export function findPoolStrays(disks: readonly Disk[]): string[] {
-  if (pool === null) return [];
-  const names = tell('ls', pool.name);
-  const wanted = disks.map((disk) => (serverOfDisk(disk) === null ? '' : `${disk.ownerId}_`) + diskName(disk));
-  const trash = names.length === 0 ? tell('trash', 'ls', '--all', pool.name) : [];
-  return [
-    ...names.filter((name) => !wanted.includes(name)).map((name) => `image ${name} is no disk's`),
-    ...wanted.filter((name) => !names.includes(name)).map((name) => `there is no image ${name}`),
-    ...trash.map((line) => `the pool's trash holds ${line}`),
-  ];
+/** Where volumes lie that lie in pools, by their backend; that of no name: of every other. */
+const pools = new Map<string, Pool>(pool === null ? [] : [['', pool]]);
+
+/** From now on the volumes of a backend, and of every backend that was not named, lie in this pool. */
+export function usePool({ conf, user }: CephCluster, name: string, backend = ''): void {
+  pools.set(backend, { conf, user, name });
 }
 
-function tell(...args: string[]): string[] {
-  const said = command('rbd', ['--conf', pool?.conf ?? '', '--id', pool?.user ?? '', ...args]);
+/** @throws when there is none. */
+export function poolOf(backend: string | null): Pool {
+  const found = pools.get(backend ?? '') ?? pools.get('');
+  if (!found) throw new Error(`there is no pool for backend ${backend}`);
+  return found;
+}
+
+/** As `findStrays`, of the pools: images without a row, rows without an image, and what nobody shares any more in the trash. */
+export function findPoolStrays(disks: readonly Disk[]): string[] {
+  return [...pools.values()].flatMap((each) => {
+    const names = imagesIn(each);
+    const own = disks.filter((disk) => poolOf(disk.backend).name === each.name);
+    const wanted = own.map((disk) => (serverOfDisk(disk) === null ? '' : `${disk.ownerId}_`) + diskName(disk));
+    const trash = names.length === 0 ? trashOf(each) : [];
+    return [
+      ...names.filter((name) => !wanted.includes(name)).map((name) => `image ${name} is no disk's`),
+      ...wanted.filter((name) => !names.includes(name)).map((name) => `there is no image ${name}`),
+      ...trash.map((line) => `the trash of pool ${each.name} holds ${line}`),
+    ];
+  });
+}
+
+export function imagesIn(pool: Pool): string[] {
+  return tell(pool, 'ls', pool.name);
+}
+
+/** Images that were deleted, and whose data others share. */
+export function trashOf(pool: Pool): string[] {
+  return tell(pool, 'trash', 'ls', '--all', pool.name);
+}
+
+function tell({ conf, user }: Pool, ...args: string[]): string[] {
+  const said = command('rbd', ['--conf', conf, '--id', user, ...args]);
   return said.split('\n').filter((line) => line !== '');
 }
 
 /** The image that a volume's disk is. */
 export function imageInPool(disk: Disk): RbdImage {
-  if (pool === null) throw new Error(`there is no pool for tests, and disk ${disk.id} lies in one`);
-  return { pool: pool.name, image: diskName(disk), conf: pool.conf, user: pool.user };
+  const { name, conf, user } = poolOf(disk.backend);
+  return { pool: name, image: diskName(disk), conf, user };
 }

@@ -1,5 +1,5 @@
 import type { StorageFormat } from '#core/disk.ts';
-import { pool } from '#test/support/pool.ts';
+import { poolOf } from '#test/support/pool.ts';
 import { thinPool, volumeGroup } from '#test/support/volume-group.ts';
 
 /** How volumes lie in each backend of a suite, by its name. */
@@ -26,13 +26,16 @@ export function backendsUnderTest(named: VolumeBackends | undefined): VolumeBack
 
 /** Their groups of the configuration file. */
 export function backendLines(backends: VolumeBackends): string[] {
-  const places: Readonly<Partial<Record<StorageFormat, string[]>>> = {
-    lvm: [`volume_group = "${volumeGroup}"`, `thin_pool = "${thinPool}"`],
-    rbd: [`rbd_pool = "${pool?.name}"`, `rbd_ceph_conf = "${pool?.conf}"`, `rbd_user = "${pool?.user}"`],
-  };
   return Object.entries(backends).flatMap(([name, storage]) => [
     `[volume_backends.${name}]`,
     `volume_driver = "${storage}"`,
-    ...(places[storage] ?? []),
+    ...placeLines(name, storage),
   ]);
+}
+
+function placeLines(backend: string, storage: StorageFormat): string[] {
+  if (storage === 'lvm') return [`volume_group = "${volumeGroup}"`, `thin_pool = "${thinPool}"`];
+  if (storage !== 'rbd') return [];
+  const { name, conf, user } = poolOf(backend);
+  return [`rbd_pool = "${name}"`, `rbd_ceph_conf = "${conf}"`, `rbd_user = "${user}"`];
 }

@@ -1,0 +1,147 @@
+import assert from 'node:assert/strict';
+import { readdir } from 'node:fs/promises';
+import { after, before, describe, test } from 'node:test';
+import { GIB, LUKS1_HEADER_BYTES } from '#core/sizes.ts';
+import { CephCluster } from '#test/support/ceph-cluster.ts';
+import { startOf } from '#test/support/encrypted-medium.ts';
+import { MoveLab } from '#test/support/move-lab.ts';
+import { imageInPool, imagesIn, poolOf, trashOf, usePool } from '#test/support/pool.ts';
+import type { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
+
+const BYTE = 0xa5;
+/** Cinder's default of rbd_max_clone_depth. */
+const MOST_BELOW = 5;
+const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
+const whole = isWhole ? test : () => {};
+
+/** Two pools of a real cluster, files beside them, and a guest that writes to a volume all the time. */
+describe('volumes that are images in a pool', { timeout: 900_000 }, () => {
+  let cluster: CephCluster;
+  let move: MoveLab;
+  let lab: VolumesAndServers;
+  let blockDevices: string[];
+  const devices = () => readdir('/sys/block');
+
+  before(async () => {
+    blockDevices = await devices();
+    cluster = await CephCluster.start('volumes', 'others');
+    usePool(cluster, 'volumes');
+    usePool(cluster, 'others', 'other');
+    const backends = { pool: 'rbd', other: 'rbd', files: 'qcow2' } as const;
+    move = await MoveLab.open({ backends }, 'pool', async (service) => {
+      for (const volume_backend_name of Object.keys(backends)) {
+        await service.addEncryptedType(volume_backend_name, { volume_backend_name });
+      }
+      const extra_specs = { volume_backend_name: 'pool' };
+      await service.must('POST', '/types', { volume_type: { name: 'clear', extra_specs } });
+    });
+    lab = move.lab;
+  });
+  after(async () => {
+    await move?.[Symbol.asyncDispose]();
+    await cluster?.[Symbol.asyncDispose]();
+  });
+
+  const rbd = (...args: string[]) => cluster.rbd(...args);
+  const imageOf = async (owner: string) => {
+    const { pool, image } = imageInPool(await lab.diskOf(owner));
+    return `${pool}/${image}`;
+  };
+  const parentOf = async (owner: string) => JSON.parse(rbd('info', '--format', 'json', await imageOf(owner))).parent;
+  const headerOf = async (owner: string) => startOf(await lab.mediumOf(owner), LUKS1_HEADER_BYTES);
+  const secretOf = async (owner: string) => {
+    const secret = await lab.secretOf(owner);
+    assert.ok(secret !== null, `${owner} has no secret`);
+    return secret;
+  };
+
+  const moves = isWhole ? ['other', 'files', 'pool', 'clear', 'pool'] : ['files', 'pool'];
+  for (const [i, type] of moves.entries()) {
+    test(`under its running guest it moves to ${type} (${i + 1} of ${moves.length})`, async () => {
+      const before = await move.facts();
+      await move.act({ 'os-retype': { new_type: type, migration_policy: 'on-demand' } });
+      const { status, reason } = await move.ended();
+      assert.deepEqual([status, reason], ['completed', null]);
+      const after = await move.facts();
+      assert.equal(after.type, type);
+      assert.ok(after.medium !== before.medium && after.secret !== before.secret);
+      if (after.secret) assert.equal(await lab.opens(after.secret, await lab.fileOf(move.volume)), true);
+      await move.goesOn();
+      await move.noStrays();
+    });
+  }
+
+  test('it is grown under its guest, which sees as much as was asked for; its key is changed meanwhile', async () => {
+    const before = await secretOf(move.volume);
+    await move.act({ 'os-extend': { new_size: 2 } });
+    await lab.reach('volume', move.volume, 'in-use');
+    const device = await move.writer.device();
+    assert.equal(Number(await move.run(`blockdev --getsize64 ${device}`)), 2 * GIB);
+    await move.act({ 'nightlatch:rekey': null });
+    await lab.settled();
+    assert.notEqual(await secretOf(move.volume), before);
+    await move.goesOn();
+    await move.noStrays();
+  });
+
+  test('copies share what they hold, each under a key of its own; the source stays as it is', async () => {
+    const source = await lab.addVolume({ name: 'source', volume_type: 'pool' });
+    await lab.fill(await lab.fileOf(source), await secretOf(source), BYTE);
+    const header = await headerOf(source);
+    const snapshot = await lab.addSnapshot(source);
+    const backup = await lab.addBackup(source);
+    const ofSnapshot = await lab.addVolume({ name: 'of snapshot', snapshot_id: snapshot });
+    const clone = await lab.addVolume({ name: 'clone', source_volid: source, size: 2 });
+    const restored = await lab.addVolume({ name: 'restored', volume_type: 'pool', backup_id: backup, size: 2 });
+    for (const shared of [snapshot, ofSnapshot, clone]) assert.notEqual(await parentOf(shared), undefined);
+    assert.equal(await parentOf(restored), undefined);
+    const copies = [snapshot, ofSnapshot, clone, restored];
+    for (const copy of copies) {
+      const medium = await lab.fileOf(copy);
+      assert.equal(await lab.holds(medium, await secretOf(copy), BYTE), true);
+      assert.equal(await lab.opens(await secretOf(source), medium), false, 'the key of the source opens the copy');
+    }
+    assert.ok(header.equals(await headerOf(source)), 'the header of the source is another');
+    // Whatever goes first, what others share stays until the last of them.
+    await lab.delete('volume', ofSnapshot);
+    await lab.delete('snapshot', snapshot);
+    await lab.delete('volume', source);
+    assert.equal(await lab.holds(await lab.fileOf(clone), await secretOf(clone), BYTE), true);
+    await lab.delete('volume', clone);
+    await lab.delete('volume', restored);
+    await lab.delete('backup', backup);
+    assert.deepEqual(trashOf(poolOf(null)), []);
+    await move.noStrays();
+  });
+
+  test(`a copy of a copy, more than ${MOST_BELOW} of them, has data of its own`, async () => {
+    const chain = [await lab.addVolume({ name: 'first', volume_type: 'pool' })];
+    await lab.fill(await lab.fileOf(chain[0] ?? ''), await secretOf(chain[0] ?? ''), BYTE);
+    for (let i = 0; i <= MOST_BELOW; i++) {
+      chain.push(await lab.addVolume({ name: `copy ${i}`, source_volid: chain.at(-1) ?? '' }));
+    }
+    const parents = await Promise.all(chain.map(parentOf));
+    assert.deepEqual(
+      parents.map((parent) => parent !== undefined),
+      [false, ...Array.from({ length: MOST_BELOW }, () => true), false],
+    );
+    const last = chain.at(-1) ?? '';
+    for (const volume of chain.slice(0, -1)) await lab.delete('volume', volume);
+    assert.equal(await lab.holds(await lab.fileOf(last), await secretOf(last), BYTE), true);
+    await lab.delete('volume', last);
+    assert.deepEqual(trashOf(poolOf(null)), []);
+  });
+
+  whole('it is detached and attached again, and what was written is there', async () => {
+    await move.writer.stop();
+    await lab.detach(move.server, move.volume);
+    assert.match(rbd('status', await imageOf(move.volume)), /Watchers: none/);
+    await lab.attach(move.server, move.volume);
+    await move.writer.expectRest();
+  });
+
+  test('no block device was made for any of this', async () => {
+    assert.deepEqual(await devices(), blockDevices);
+    assert.ok(imagesIn(poolOf(null)).length > 0);
+  });
+});

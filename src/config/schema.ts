@@ -111,7 +111,10 @@ const thinPoolName = z
 
 const cephName = z.string().regex(/^[A-Za-z0-9_.-]+$/, 'must be letters, digits, and _ . -');
 const cephConf = z.string().startsWith('/', 'must be an absolute path').default('/etc/ceph/ceph.conf');
-const secretUuid = z.union([z.literal(''), z.uuid()]).default('');
+const secretUuid = z
+  .string()
+  .regex(/^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$/, 'must be a UUID')
+  .default('');
 
 const libvirt = z.strictObject({
   connection_uri: z

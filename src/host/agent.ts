@@ -72,8 +72,10 @@ export class LocalHostAgent implements HostAgent {
     return this.#parts.images.bring(imageId, bytes);
   }
 
-  pruneImages(keep: ReadonlySet<ImageId>): Promise<void> {
-    return this.#parts.images.prune(keep);
+  async pruneImages(keep: ReadonlySet<ImageId>): Promise<void> {
+    await this.#parts.images.prune(keep);
+    const drivers = [...Object.values(this.#parts.drivers), ...this.#parts.backends.map(({ driver }) => driver)];
+    for (const driver of drivers) await driver.pruneImages?.(keep);
   }
 
   createDisk(disk: DiskSpec, content: DiskContent, keys: DiskKeys): Promise<void> {

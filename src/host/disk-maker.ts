@@ -53,10 +53,10 @@ export class DiskMaker {
     const key = keys.get(disk.id) ?? null;
     const driver = disks.driver(disk);
     const image = content.kind === 'image' ? await this.#findImage(content.imageId) : null;
-    const backing = image?.encrypted === false ? image.path : null;
-    if (content.kind === 'image' && backing) await checkImageFits(disk, content.imageId, backing);
-    const overlays = driver.capabilities.copyOnWrite && backing !== null;
-    await driver.create(disk, overlays ? backing : null);
+    const backing = content.kind === 'image' && image?.encrypted === false ? { ...content, path: image.path } : null;
+    if (backing) await checkImageFits(disk, backing.imageId, backing.path);
+    const isShared = backing !== null && driver.capabilities.copyOnWrite.includes(disk.encryption);
+    await driver.create(disk, isShared ? backing : null);
     crashPoint('agent.create-disk.allocated');
     if (disk.encryption !== null) {
       await disks.forgetHeaders(disk, null);
@@ -64,7 +64,7 @@ export class DiskMaker {
       await disks.keepHeader(disk);
     }
     crashPoint('agent.create-disk.formatted');
-    if (content.kind === 'blank' || overlays) return;
+    if (content.kind === 'blank' || isShared) return;
     const isZeroed = disk.encryption === null || driver.capabilities.zeroUntilWritten;
     const fill = (source: Pick<FillSource, 'sourceFile' | 'sourceImage' | 'onCopy'>) =>
       disks.withPlaintext(disk, key, (path) => fillDisk(disk, content, path, { ...source, isZeroed, runDirectory }));
@@ -74,7 +74,7 @@ export class DiskMaker {
       const copying = disks.withPlaintext(content.from, fromKey, (sourceFile) => fill({ sourceFile, onCopy }));
       return await copying.finally(() => this.#copies.delete(disk.id));
     }
-    if (content.kind !== 'image' || !image?.encrypted) return await fill({ sourceFile: backing });
+    if (content.kind !== 'image' || !image?.encrypted) return await fill({ sourceFile: backing?.path ?? null });
     const { imageId } = content;
     await withImageSource(imageId, image, keys, (sourceImage) => fill({ sourceFile: null, sourceImage }));
   }

@@ -50,7 +50,7 @@ for (const storage of storageUnderTest) {
         content: DiskContent,
         imageFile: HostPath | null = null,
       ): Promise<DiskSpec> {
-        const overlays = lab.driver(storage).capabilities.copyOnWrite;
+        const overlays = lab.driver(storage).capabilities.copyOnWrite.includes(encryption);
         await makeDisk(lab, disk, key, overlays ? imageFile : null);
         if (imageFile !== null && overlays) return disk;
         const { runDirectory } = lab;

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readdir } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
 import { GIB, LUKS1_HEADER_BYTES } from '#core/sizes.ts';
+import { bootSector } from '#test/support/boot-sector.ts';
 import { CephCluster } from '#test/support/ceph-cluster.ts';
 import { startOf } from '#test/support/encrypted-medium.ts';
 import { MoveLab } from '#test/support/move-lab.ts';
@@ -47,7 +48,8 @@ describe('volumes that are images in a pool', { timeout: 900_000 }, () => {
     const { pool, image } = imageInPool(await lab.diskOf(owner));
     return `${pool}/${image}`;
   };
-  const parentOf = async (owner: string) => JSON.parse(rbd('info', '--format', 'json', await imageOf(owner))).parent;
+  const infoOf = async (owner: string) => JSON.parse(rbd('info', '--format', 'json', await imageOf(owner)));
+  const parentOf = async (owner: string) => (await infoOf(owner)).parent;
   const headerOf = async (owner: string) => startOf(await lab.mediumOf(owner), LUKS1_HEADER_BYTES);
   const secretOf = async (owner: string) => {
     const secret = await lab.secretOf(owner);
@@ -130,6 +132,24 @@ describe('volumes that are images in a pool', { timeout: 900_000 }, () => {
     assert.equal(await lab.holds(await lab.fileOf(last), await secretOf(last), BYTE), true);
     await lab.delete('volume', last);
     assert.deepEqual(trashOf(poolOf(null)), []);
+  });
+
+  test('volumes of an image that are not encrypted share it; the image may be deleted before them', async () => {
+    const image = await lab.servers.addBootImage();
+    const volumes = await Promise.all(
+      ['one', 'two'].map((name) => lab.addVolume({ name, volume_type: 'clear', imageRef: image, size: 2 })),
+    );
+    const encrypted = await lab.addVolume({ name: 'three', volume_type: 'pool', imageRef: image });
+    assert.equal(await parentOf(encrypted), undefined, 'what the image holds in clear was shared');
+    for (const volume of volumes) {
+      assert.equal((await parentOf(volume)).image, `cached-${image}`);
+      const bytes = await startOf(await lab.mediumOf(volume));
+      assert.ok(bytes.subarray(0, 512).equals(bootSector()));
+      assert.ok(bytes.subarray(512).every((byte) => byte === 0));
+      assert.equal((await infoOf(volume)).size, 2 * GIB);
+    }
+    await lab.servers.cloud.expect('image', 'DELETE', `/v2/images/${image}`);
+    for (const volume of [...volumes, encrypted]) await lab.delete('volume', volume);
   });
 
   whole('it is detached and attached again, and what was written is there', async () => {

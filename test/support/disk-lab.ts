@@ -170,7 +170,7 @@ export async function makeDisk(
   backing: HostPath | null = null,
 ): Promise<void> {
   const driver = lab.driver(disk.storage);
-  await driver.create(disk, backing);
+  await driver.create(disk, backing && { imageId: newId(), path: backing });
   if (disk.encryption !== null) await lab.encryptorOf(disk.encryption).format(disk, await mediumOf(driver, disk), key);
 }
 

@@ -10,6 +10,9 @@ import { command } from '#test/support/command.ts';
 const [conf, user, name] = (process.env.NIGHTLATCH_TEST_RBD_POOL ?? '').split(':');
 export const pool: Pool | null = conf && user && name ? { conf: conf as HostPath, user, name } : null;
 
+/** What is kept of images, for disks to share; the images that hosts keep go at times of their own. */
+const KEPT_OF_IMAGES = 'cached-';
+
 /** Where volumes lie that lie in pools, by their backend; that of no name: of every other. */
 const pools = new Map<string, Pool>(pool === null ? [] : [['', pool]]);
 
@@ -28,7 +31,7 @@ export function poolOf(backend: string | null): Pool {
 /** As `findStrays`, of the pools: images without a row, rows without an image, and what nobody shares any more in the trash. */
 export function findPoolStrays(disks: readonly Disk[]): string[] {
   return [...pools.values()].flatMap((each) => {
-    const names = imagesIn(each);
+    const names = imagesIn(each).filter((name) => !name.startsWith(KEPT_OF_IMAGES));
     const own = disks.filter((disk) => poolOf(disk.backend).name === each.name);
     const wanted = own.map((disk) => (serverOfDisk(disk) === null ? '' : `${disk.ownerId}_`) + diskName(disk));
     const trash = names.length === 0 ? trashOf(each) : [];

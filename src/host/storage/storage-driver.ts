@@ -1,13 +1,13 @@
 import type { DiskSpec } from '#core/disk.ts';
 import type { EncryptionFormat } from '#core/encryption-intent.ts';
-import type { HostPath, ServerId } from '#core/ids.ts';
+import type { HostPath, ImageId, ServerId } from '#core/ids.ts';
 
 /** What a storage driver can do, as plain data; callers branch on it, never on a driver's name. */
 export type StorageCapabilities = {
   /** Encryption formats it can carry. */
   readonly formats: readonly EncryptionFormat[];
-  /** A disk from an image starts as an overlay over the cached image instead of a copy. */
-  readonly copyOnWrite: boolean;
+  /** With which encryption (null: none) a disk from an image shares what the image holds, instead of being a copy. */
+  readonly copyOnWrite: readonly (EncryptionFormat | null)[];
   /** What was never written reads as zeros, also of an encrypted disk. */
   readonly zeroUntilWritten: boolean;
   /** Disks are block devices: the kernel can encrypt them, and room is taken whole when they are made. */
@@ -41,6 +41,9 @@ export type FileAttachment = {
   readonly blockDevice?: { readonly usedBytes: number; readonly isWhole?: boolean };
 };
 
+/** An image that disks can share: a raw file, and whose it is. */
+export type BackingImage = { readonly imageId: ImageId; readonly path: HostPath };
+
 /** Bytes of a header, and where in it they belong. */
 export type HeaderPart = { readonly at: number; readonly bytes: Buffer };
 
@@ -73,13 +76,13 @@ export interface StorageDriver<Attachment extends DiskAttachment = DiskAttachmen
   /**
    * Allocates the medium of a disk: `sizeBytes` usable by the guest, room for the encryption header on top and no
    * header in it yet.
-   * `backing`: a raw image file the disk starts from, for drivers with `copyOnWrite`; such a driver refuses none other.
+   * `backing`: the image it starts from, for a disk whose encryption is among `copyOnWrite`; such a driver refuses no other.
    *
    * *Repeat*: starts over, whatever was there is replaced; the caller guarantees that the disk was not yet in use.
    * *Crash*: leaves at most an unfinished file that a repeat replaces and `delete` removes.
    * *Throws* disk-full.
    */
-  create(disk: DiskSpec, backing: HostPath | null): Promise<void>;
+  create(disk: DiskSpec, backing: BackingImage | null): Promise<void>;
 
   /**
    * Makes the medium of `disk` a copy of another disk's, its encryption header included: one of the same storage, size and
@@ -107,6 +110,9 @@ export interface StorageDriver<Attachment extends DiskAttachment = DiskAttachmen
    * no place for one; disk-missing when it is gone and the format has no header.
    */
   headerRegion(disk: DiskSpec): Promise<HeaderRegion>;
+
+  /** Removes what it keeps of images, for disks to share, but for these. *Repeat*: fine; what disks share of one that is removed stays. */
+  pruneImages?(keep: ReadonlySet<ImageId>): Promise<void>;
 
   /** Bytes that its disks can have together; where absent, what the file system of the disks directory has. */
   capacityBytes?(): Promise<number>;

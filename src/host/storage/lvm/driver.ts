@@ -57,7 +57,7 @@ export function lvmStorage({ volumeGroup, thinPool, noteOf, clearing }: LvmOptio
   return {
     capabilities: {
       formats: ['luks', 'luksv2', 'plain'],
-      copyOnWrite: false,
+      copyOnWrite: [],
       zeroUntilWritten: false,
       blockDevice: true,
     },

@@ -44,7 +44,12 @@ export function qcow2Storage({
   const skeleton = Skeleton.in(cacheDirectory);
   const fileOf = (disk: DiskSpec) => diskFile(disksDirectory, disk);
   return {
-    capabilities: { formats: ['luks'], copyOnWrite: overlays, zeroUntilWritten: true, blockDevice: false },
+    capabilities: {
+      formats: ['luks'],
+      copyOnWrite: overlays ? [null, 'luks'] : [],
+      zeroUntilWritten: true,
+      blockDevice: false,
+    },
 
     async prepare() {
       await skeleton.path();
@@ -56,8 +61,8 @@ export function qcow2Storage({
       try {
         await tellingDiskFull(`Creating disk ${disk.id}`, disksDirectory, async () => {
           await makeDiskFolder(disksDirectory, disk);
-          if (disk.encryption === null) await createPlain(disk, path, backing);
-          else await createFromSkeleton(disk, await skeleton.path(), path, backing);
+          if (disk.encryption === null) await createPlain(disk, path, backing?.path ?? null);
+          else await createFromSkeleton(disk, await skeleton.path(), path, backing?.path ?? null);
           await makeDurable(path);
         });
       } catch (error) {

@@ -22,7 +22,7 @@ import type { FileAttachment, StorageDriver } from '#host/storage/storage-driver
 export function rawStorage({ disksDirectory }: { readonly disksDirectory: HostPath }): StorageDriver<FileAttachment> {
   const fileOf = (disk: DiskSpec) => diskFile(disksDirectory, disk);
   return {
-    capabilities: { formats: ['luks'], copyOnWrite: false, zeroUntilWritten: false, blockDevice: false },
+    capabilities: { formats: ['luks'], copyOnWrite: [], zeroUntilWritten: false, blockDevice: false },
 
     async create(disk, backing) {
       if (backing !== null) throw new Error('a raw disk has no backing file');

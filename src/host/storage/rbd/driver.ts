@@ -4,6 +4,7 @@ import { type HostPath, isUuid, type ServerId } from '#core/ids.ts';
 import { LUKS1_HEADER_BYTES } from '#core/sizes.ts';
 import { placeOf } from '#host/storage/attachment.ts';
 import { diskName } from '#host/storage/disk-file.ts';
+import { CachedImages } from '#host/storage/rbd/cached-images.ts';
 import { headerInImage } from '#host/storage/rbd/header.ts';
 import { Images, type Pool } from '#host/storage/rbd/images.ts';
 import type { RbdAttachment, StorageDriver } from '#host/storage/storage-driver.ts';
@@ -30,18 +31,23 @@ export function rbdStorage({
   maxCloneDepth = CLONE_DEPTH,
 }: RbdOptions): StorageDriver<RbdAttachment> {
   const images = new Images(pool);
+  const cache = new CachedImages(images, pool.name);
   const attachment = (disk: DiskSpec): RbdAttachment => {
     const { name, ...access } = pool;
     return { format: 'raw', rbd: { pool: name, image: imageName(disk), ...access } };
   };
   return {
-    capabilities: { formats: ['luks'], copyOnWrite: false, zeroUntilWritten: false, blockDevice: false },
+    capabilities: { formats: ['luks'], copyOnWrite: [null], zeroUntilWritten: false, blockDevice: false },
 
     async create(disk, backing) {
-      if (backing !== null) throw new Error('an image in a pool has no backing file');
+      if (backing !== null && disk.encryption !== null)
+        throw new Error('an encrypted image in a pool has no backing file');
       const doing = `Creating disk ${disk.id}`;
-      await images.remove(imageName(disk), doing);
-      await images.create(imageName(disk), usedBytes(disk), doing);
+      const name = imageName(disk);
+      await images.remove(name, doing);
+      if (backing === null) return await images.create(name, usedBytes(disk), doing);
+      await cache.clone(backing, name, doing);
+      await images.resize(name, usedBytes(disk), doing);
     },
 
     async copy(from, disk) {
@@ -81,6 +87,8 @@ export function rbdStorage({
       }
       return headerInImage(attachment(disk), { images, length, runDirectory });
     },
+
+    pruneImages: (keep) => cache.prune(keep),
 
     capacityBytes: () => images.capacityBytes(`Looking at pool ${pool.name}`),
 

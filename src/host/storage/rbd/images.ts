@@ -131,6 +131,17 @@ export class Images {
     await writeTo('rbd', args, diffOf(bytes), doing);
   }
 
+  /** Makes an image of a raw file, with its holes. *Crash*: leaves one that is not whole. */
+  async importFile(path: HostPath, name: string, doing: string): Promise<void> {
+    const args = ['import', '--no-progress', path, this.#spec(name)];
+    await this.#rbd(args, doing, [], LONG_TIMEOUT_MS);
+  }
+
+  /** Fine when `from` is gone, or `to` is there: then `from` stays. */
+  async rename(from: string, to: string, doing: string): Promise<void> {
+    await this.#rbd(['mv', this.#spec(from), this.#spec(to)], doing, [ENOENT, EEXIST]);
+  }
+
   async resize(name: string, sizeBytes: number, doing: string): Promise<void> {
     await this.#rbd(['resize', '--no-progress', '--size', `${sizeBytes}B`, this.#spec(name)], doing);
   }

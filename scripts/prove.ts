@@ -19,6 +19,7 @@ const capabilities: Readonly<Record<string, Choice>> = {
     only: ['block-storage', 'volume', 'device', 'backup', 'rekey-header', 'storage-driver', 'encryptor'],
     except: inSecondKernel,
   },
+  rbd: { only: ['rbd', 'ceph'], except: inSecondKernel },
 };
 
 const [name = '', word] = process.argv.slice(2);

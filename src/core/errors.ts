@@ -236,6 +236,16 @@ const catalogue = {
     retry: 'after-change',
     text: '{doing} needs the program {program}, which is not installed. Install the Debian package {package}.',
   },
+  'program-late': {
+    status: 500,
+    retry: 'later',
+    text: '{doing} failed: {program} did not end within {seconds} s, and was ended.',
+  },
+  'cluster-silent': {
+    status: 503,
+    retry: 'later',
+    text: '{doing} failed: the cluster of {conf} did not answer within {seconds} s. Look at "ceph --conf {conf} status", then try again.',
+  },
   'program-failed': { status: 500, retry: 'later', text: '{doing} failed: {program} ended with {outcome}: {stderr}' },
   'package-unknown': {
     status: 500,

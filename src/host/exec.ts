@@ -116,7 +116,7 @@ const KILL_AFTER_MS = 2000;
 /**
  * Runs a program to its end.
  *
- * @throws program-missing; disk-full, when it says so; program-failed, with its exit code and the end of its stderr;
+ * @throws program-missing; disk-full, when it says so; program-failed, with its exit code and the end of its stderr; program-late;
  * privilege-refused; root-helper-required, root-helper-unavailable, root-helper-refused.
  */
 export async function run(program: Program, args: readonly string[], options: RunOptions): Promise<Outcome> {
@@ -261,7 +261,12 @@ function finish(child: ChildProcess, program: Program, options: RunOptions): Pro
     child.kill('SIGTERM');
     setTimeout(() => child.kill('SIGKILL'), KILL_AFTER_MS).unref();
   };
-  const timer = options.timeoutMs === undefined ? undefined : setTimeout(end, options.timeoutMs);
+  let isLate = false;
+  const late = () => {
+    isLate = true;
+    end();
+  };
+  const timer = options.timeoutMs === undefined ? undefined : setTimeout(late, options.timeoutMs);
   if (options.signal?.aborted) end();
   options.signal?.addEventListener('abort', end);
   child.once('error', (error: NodeJS.ErrnoException) => {
@@ -271,6 +276,10 @@ function finish(child: ChildProcess, program: Program, options: RunOptions): Pro
   child.once('close', (code, signal) => {
     clearTimeout(timer);
     options.signal?.removeEventListener('abort', end);
+    if (isLate) {
+      const seconds = (options.timeoutMs ?? 0) / 1000;
+      return reject(new NightlatchError('program-late', { doing: options.doing, program, seconds }));
+    }
     resolve({
       code: code ?? (signal ? 128 : 1),
       stdout: stdout(),

@@ -9,11 +9,13 @@ import { LUKS1_HEADER_BYTES, LUKS2_HEADER_BYTES } from '#core/sizes.ts';
 import { headerInFile } from '#host/storage/header-file.ts';
 import { qcow2Storage } from '#host/storage/qcow2/driver.ts';
 import { rawStorage } from '#host/storage/raw/driver.ts';
+import { rbdStorage } from '#host/storage/rbd/driver.ts';
 import type { HeaderRegion } from '#host/storage/storage-driver.ts';
 import { expectBooted } from '#test/support/boot-guest.ts';
 import { nightlatch } from '#test/support/nightlatch-command.ts';
+import { poolOf } from '#test/support/pool.ts';
 import { findStrays } from '#test/support/strays.ts';
-import { isOnLogicalVolumes, providerUnderTest } from '#test/support/volume-backends.ts';
+import { isInPool, isOnLogicalVolumes, providerUnderTest } from '#test/support/volume-backends.ts';
 import { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
 
 /** Two copies of the metadata, as cryptsetup makes them; the key material follows. */
@@ -55,6 +57,10 @@ describe('the headers of volumes are kept', { timeout: isOnLogicalVolumes ? 7_20
       const length = disk.encryption === 'luksv2' ? LUKS2_HEADER_BYTES : LUKS1_HEADER_BYTES;
       return headerInFile({ path: await lab.mediumOf(volume), offset: 0, length });
     }
+    if (disk.storage === 'rbd') {
+      const runDirectory = lab.servers.service.directory as HostPath;
+      return await rbdStorage({ pool: poolOf(disk.backend), runDirectory }).headerRegion(disk);
+    }
     if (disk.storage === 'raw') return await rawStorage({ disksDirectory }).headerRegion(disk);
     return await qcow2Storage({ disksDirectory, cacheDirectory: at('cache/storage') }).headerRegion(disk);
   };
@@ -74,9 +80,9 @@ describe('the headers of volumes are kept', { timeout: isOnLogicalVolumes ? 7_20
   };
 
   // On logical volumes there is one kind of backend, whatever its name.
-  const backends = isOnLogicalVolumes ? ['raw'] : isWhole ? ['raw', 'qcow2'] : ['qcow2'];
+  const backends = isOnLogicalVolumes || isInPool ? ['raw'] : isWhole ? ['raw', 'qcow2'] : ['qcow2'];
   for (const storage of backends) {
-    test(`${isOnLogicalVolumes ? 'lvm' : storage}: a boot volume whose header is wiped is told, with the command that brings it back; then its guest boots`, async () => {
+    test(`${isOnLogicalVolumes ? 'lvm' : isInPool ? 'rbd' : storage}: a boot volume whose header is wiped is told, with the command that brings it back; then its guest boots`, async () => {
       const volume = await lab.addVolume({ name: `root ${storage}`, volume_type: storage, imageRef: image });
       const secret = await lab.secretOf(volume);
       assert.deepEqual(await versions(volume), [[1, secret, true]]);

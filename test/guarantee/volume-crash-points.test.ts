@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { open, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { InnerCrashPoint } from '#core/crash-point.ts';
@@ -11,6 +11,7 @@ import { headerOperations } from '#operations/durable-header-operations.ts';
 import { migrationOperations } from '#operations/durable-migration-operations.ts';
 import { snapshotOperations } from '#operations/durable-snapshot-operations.ts';
 import { volumeOperations } from '#operations/durable-volume-operations.ts';
+import { inClear } from '#test/support/encrypted-medium.ts';
 import { findStrays } from '#test/support/strays.ts';
 import { hasHeaderUnderTest } from '#test/support/volume-backends.ts';
 import { type Kind, PATTERN_BYTES, VolumesAndServers } from '#test/support/volumes-and-servers.ts';
@@ -276,8 +277,8 @@ const cases: Readonly<Record<string, Case>> = {
   },
   'restore-header': {
     prepare: async (lab, volume) => {
-      await using file = await open(await lab.mediumOf(volume), 'r+');
-      await file.write(Buffer.alloc(LUKS1_HEADER_BYTES), 0, LUKS1_HEADER_BYTES, 0);
+      const { encryption: _, ...medium } = await lab.fileOf(volume);
+      inClear(null, medium, `write -P 0 0 ${LUKS1_HEADER_BYTES}`);
     },
     request: action({ 'nightlatch:restore_header': {} }),
     ends: [['volume', 'data', 'available']],

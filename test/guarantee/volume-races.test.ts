@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Answer } from '#cli/cloud/client.ts';
 import { command } from '#test/support/command.ts';
+import type { EncryptedMedium } from '#test/support/encrypted-medium.ts';
+import { accessTo, watch } from '#test/support/pool.ts';
 import { findStrays } from '#test/support/strays.ts';
 import { isOnLogicalVolumes } from '#test/support/volume-backends.ts';
 import { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
@@ -196,7 +198,7 @@ describe('of two requests at once on one volume', { timeout: isOnLogicalVolumes 
       const volume = await fresh();
       const backup = await lab.addBackup(volume, { name: 'safe' });
       const before = await lab.countSecrets();
-      const medium = await putAway(await lab.mediumOf(volume));
+      const medium = await putAway(await lab.fileOf(volume));
       const failing = [
         ['volume', await lab.must('POST', '/volumes', { volume: { name: 'clone', source_volid: volume } })],
         ['snapshot', await lab.must('POST', '/snapshots', { snapshot: { volume_id: volume } })],
@@ -243,7 +245,7 @@ describe('of two requests at once on one volume', { timeout: isOnLogicalVolumes 
     assert.deepEqual(await findStrays(lab.servers.service), []);
 
     const stuck = await fresh();
-    const held = await keepFromRemoval(await lab.mediumOf(stuck));
+    const held = await keepFromRemoval(await lab.fileOf(stuck));
     await lab.must('DELETE', `/volumes/${stuck}`);
     await assert.rejects(lab.reach('volume', stuck, 'gone'), /is error_deleting/);
     await held[Symbol.asyncDispose]();
@@ -282,20 +284,24 @@ describe('of two requests at once on one volume', { timeout: isOnLogicalVolumes 
 });
 
 /** A medium is not where it was, until the scope ends. */
-async function putAway(path: string): Promise<AsyncDisposable> {
-  const away = `${path}.away`;
+async function putAway({ path, rbd }: EncryptedMedium): Promise<AsyncDisposable> {
+  const place = rbd ? `${rbd.pool}/${rbd.image}` : path;
+  const away = `${place}.away`;
   const move = async (from: string, to: string) => {
     if (isOnLogicalVolumes) command('lvrename', [from, to]);
+    else if (rbd) command('rbd', [...accessTo(rbd), 'mv', from, to]);
     else await rename(from, to);
   };
-  await move(path, away);
-  return { [Symbol.asyncDispose]: () => move(away, path) };
+  await move(place, away);
+  return { [Symbol.asyncDispose]: () => move(away, place) };
 }
 
 /** Nobody can remove a medium until the scope ends: a folder is in its place, or it is open. */
-async function keepFromRemoval(path: string): Promise<AsyncDisposable> {
+async function keepFromRemoval(held: EncryptedMedium): Promise<AsyncDisposable> {
+  const { path, rbd } = held;
   if (isOnLogicalVolumes) return await open(path, 'r');
-  const medium = await putAway(path);
+  if (rbd) return await watch(rbd);
+  const medium = await putAway(held);
   await mkdir(path);
   return {
     async [Symbol.asyncDispose]() {

@@ -9,7 +9,10 @@ import { waitUntil } from '#test/support/wait.ts';
 
 /** What the service comes as, with the rights that Ceph's documentation gives to OpenStack. */
 const USER = 'nova';
+const RIGHTS = ['mon', 'profile rbd', 'osd', 'profile rbd'];
 const START_TIMEOUT_MS = 60_000;
+
+export type Daemon = 'monitor' | 'osd';
 
 /**
  * A Ceph cluster of one monitor and one OSD, whose bytes lie in memory, on this machine's loopback, with cephx. The daemons are
@@ -18,7 +21,7 @@ const START_TIMEOUT_MS = 60_000;
 export class CephCluster implements AsyncDisposable {
   readonly folder: string;
   readonly user = USER;
-  readonly #children: ChildProcess[] = [];
+  readonly #daemons = new Map<Daemon, ChildProcess>();
 
   private constructor(folder: string) {
     this.folder = folder;
@@ -34,8 +37,7 @@ export class CephCluster implements AsyncDisposable {
         cluster.ceph('osd', 'pool', 'create', pool, '8', '8', 'replicated');
         cluster.ceph('osd', 'pool', 'application', 'enable', pool, 'rbd');
       }
-      const rights = ['mon', 'profile rbd', 'osd', 'profile rbd'];
-      cluster.ceph('auth', 'get-or-create', `client.${USER}`, ...rights, '-o', cluster.#keyring(`client.${USER}`));
+      cluster.ceph('auth', 'get-or-create', `client.${USER}`, ...RIGHTS, '-o', cluster.#keyring(`client.${USER}`));
     } catch (error) {
       await cluster[Symbol.asyncDispose]();
       throw error;
@@ -63,6 +65,28 @@ export class CephCluster implements AsyncDisposable {
     return execFileSync('rbd', args, { maxBuffer: 2 ** 30, stdio: ['ignore', 'pipe', 'pipe'] });
   }
 
+  /** While `work` runs, a daemon does nothing and answers nobody; what it was asked meanwhile it does afterwards. */
+  async without<T>(daemon: Daemon, work: () => Promise<T>): Promise<T> {
+    const child = this.#daemons.get(daemon);
+    child?.kill('SIGSTOP');
+    try {
+      return await work();
+    } finally {
+      child?.kill('SIGCONT');
+    }
+  }
+
+  /** While `work` runs, the service's user has other rights; as Ceph's documentation writes them. */
+  async withRights<T>(rights: readonly string[], work: () => Promise<T>): Promise<T> {
+    const set = (wanted: readonly string[]) => this.ceph('auth', 'caps', `client.${USER}`, ...wanted);
+    set(rights);
+    try {
+      return await work();
+    } finally {
+      set(RIGHTS);
+    }
+  }
+
   async #startMonitor(): Promise<void> {
     for (const name of ['run', 'mon', 'osd']) await mkdir(join(this.folder, name));
     const id = randomUUID();
@@ -79,7 +103,7 @@ export class CephCluster implements AsyncDisposable {
     const map = join(this.folder, 'monmap');
     this.#tell('monmaptool', '--create', '--clobber', '--fsid', id, '--addv', 'a', addresses, map);
     this.#tell('ceph-mon', '--conf', this.conf, '--mkfs', '-i', 'a', '--monmap', map, '--keyring', monitorRing);
-    this.#spawn('ceph-mon', '-i', 'a');
+    this.#spawn('monitor', 'ceph-mon', '-i', 'a');
   }
 
   async #startOsd(): Promise<void> {
@@ -92,13 +116,13 @@ export class CephCluster implements AsyncDisposable {
     const ring = `[osd.${id}]\n\tkey = ${key}\n`;
     await writeFile(this.#keyring(`osd.${id}`), ring, { mode: 0o600 });
     this.#tell('ceph-osd', '--conf', this.conf, '-i', id, '--mkfs', '--osd-uuid', uuid);
-    this.#spawn('ceph-osd', '-i', id);
+    this.#spawn('osd', 'ceph-osd', '-i', id);
     await waitUntil('the OSD is up', async () => this.ceph('osd', 'stat').includes('1 up'), START_TIMEOUT_MS);
   }
 
-  #spawn(program: string, ...args: string[]): void {
+  #spawn(daemon: Daemon, program: string, ...args: string[]): void {
     const options = ['--conf', this.conf, '--foreground', '--setuser', 'root', '--setgroup', 'root'];
-    this.#children.push(spawn(program, [...options, ...args], { stdio: 'ignore' }));
+    this.#daemons.set(daemon, spawn(program, [...options, ...args], { stdio: 'ignore' }));
   }
 
   #tell(program: string, ...args: string[]): string {
@@ -143,12 +167,12 @@ paxos min wait = 0.01
 admin socket = ${folder}/run/osd.asok
 osd data = ${folder}/osd
 osd objectstore = memstore
-memstore device bytes = ${4 * 2 ** 30}
+memstore device bytes = ${8 * 2 ** 30}
 `;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const child of this.#children.reverse()) {
+    for (const child of [...this.#daemons.values()].reverse()) {
       if (child.exitCode !== null || child.signalCode !== null) continue;
       child.kill('SIGKILL');
       await once(child, 'exit');

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
+import { waitUntil } from '#test/support/wait.ts';
 
 /** A guest that can be told what to do. */
 export type Shell = { run(command: string): Promise<string> };
 
 const BYTES = '32k';
+const DEVICE_TIMEOUT_MS = 30_000;
 const HIGHEST = 'tr -c 0-9 "\\n" | sort -n | tail -n 1';
 
 /** A guest that writes to a volume all the time, and keeps in its memory what it wrote. */
@@ -62,8 +64,14 @@ export class GuestWriter {
 
   /** The guest's name of the volume, which it finds by the volume's id. */
   async device(): Promise<string> {
-    const name = await this.#guest.run(`grep -l ${this.#volumeId.slice(0, 20)} /sys/block/vd*/serial | cut -d/ -f4`);
-    assert.match(name, /^vd[a-z]$/, `the guest has no volume ${this.#volumeId}`);
+    const find = `grep -l ${this.#volumeId.slice(0, 20)} /sys/block/vd*/serial | cut -d/ -f4`;
+    let name = '';
+    // One that was plugged in this moment shows a moment later.
+    const isThere = async () => {
+      name = await this.#guest.run(find);
+      return /^vd[a-z]$/.test(name);
+    };
+    await waitUntil(`the guest has volume ${this.#volumeId}`, isThere, DEVICE_TIMEOUT_MS);
     return `/dev/${name}`;
   }
 

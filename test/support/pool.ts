@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { type Disk, serverOfDisk } from '#core/disk.ts';
 import type { HostPath } from '#core/ids.ts';
 import { diskName } from '#host/storage/disk-file.ts';
@@ -5,6 +7,7 @@ import type { Pool } from '#host/storage/rbd/images.ts';
 import type { RbdImage } from '#host/storage/storage-driver.ts';
 import type { CephCluster } from '#test/support/ceph-cluster.ts';
 import { command } from '#test/support/command.ts';
+import { waitUntil } from '#test/support/wait.ts';
 
 /** The pool for tests, as NIGHTLATCH_TEST_RBD_POOL says: CONF:USER:POOL. */
 const [conf, user, name] = (process.env.NIGHTLATCH_TEST_RBD_POOL ?? '').split(':');
@@ -52,8 +55,8 @@ export function trashOf(pool: Pool): string[] {
   return tell(pool, 'trash', 'ls', '--all', pool.name);
 }
 
-function tell({ conf, user }: Pool, ...args: string[]): string[] {
-  const said = command('rbd', ['--conf', conf, '--id', user, ...args]);
+function tell(pool: Pool, ...args: string[]): string[] {
+  const said = command('rbd', [...accessTo(pool), ...args]);
   return said.split('\n').filter((line) => line !== '');
 }
 
@@ -61,4 +64,24 @@ function tell({ conf, user }: Pool, ...args: string[]): string[] {
 export function imageInPool(disk: Disk): RbdImage {
   const { name, conf, user } = poolOf(disk.backend);
   return { pool: name, image: diskName(disk), conf, user };
+}
+
+/** How `rbd` is told who asks. */
+export function accessTo({ conf, user }: Pick<RbdImage, 'conf' | 'user'>): string[] {
+  return ['--conf', conf, '--id', user];
+}
+
+/** Has an image open as a guest has it, until the scope ends. */
+export async function watch(rbd: RbdImage): Promise<AsyncDisposable> {
+  const place = `${rbd.pool}/${rbd.image}`;
+  const watcher = spawn('rbd', [...accessTo(rbd), 'watch', place], { stdio: 'ignore' });
+  const said = () => command('rbd', [...accessTo(rbd), 'status', place]);
+  await waitUntil(`${place} is watched`, async () => !/Watchers: none/.test(said()), 30_000);
+  return {
+    async [Symbol.asyncDispose]() {
+      const gone = once(watcher, 'exit');
+      watcher.kill();
+      await gone;
+    },
+  };
 }

@@ -1,7 +1,8 @@
 import { NightlatchError } from '#core/errors.ts';
 import { run } from '#host/exec.ts';
 
-const TIMEOUT_MS = 10_000;
+/** Far more than it takes: a host that has much to do is not refused for it. */
+const TIMEOUT_MS = 60_000;
 
 /**
  * Makes sure that this kernel has device-mapper, dm-crypt and a cipher, by making a mapping with it over nothing at all

@@ -5,7 +5,7 @@ import { run } from '#host/exec.ts';
 import { scratchFolder } from '#host/scratch.ts';
 import { mediumNode, placeOf } from '#host/storage/attachment.ts';
 import { diffEnd, diffRecord, diffStart } from '#host/storage/rbd/diff.ts';
-import type { Images } from '#host/storage/rbd/images.ts';
+import { type Images, tellingSilence } from '#host/storage/rbd/images.ts';
 import type { HeaderRegion, RbdAttachment } from '#host/storage/storage-driver.ts';
 
 const TIMEOUT_MS = 60_000;
@@ -34,7 +34,7 @@ export function headerInImage(
       const from = `if=json:${JSON.stringify({ driver: 'raw', file: mediumNode(attachment) })}`;
       const args = ['dd', '-f', 'raw', '-O', 'raw', `bs=${bytes}`, 'count=1', from, `of=${file}`];
       try {
-        await run('qemu-img', args, { doing, timeoutMs: TIMEOUT_MS });
+        await tellingSilence(attachment.rbd.conf, () => run('qemu-img', args, { doing, timeoutMs: TIMEOUT_MS }));
       } catch (error) {
         if ((await images.find(image, doing)) === null) return Buffer.alloc(0);
         throw error;

@@ -1,7 +1,8 @@
 import type { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { NightlatchError } from '#core/errors.ts';
 import type { HostPath } from '#core/ids.ts';
-import { run } from '#host/exec.ts';
+import { type Outcome, run } from '#host/exec.ts';
 import { readFrom, writeTo } from '#host/exec-stream.ts';
 import { diffEnd, diffRecord, diffStart } from '#host/storage/rbd/diff.ts';
 import type { RbdImage } from '#host/storage/storage-driver.ts';
@@ -38,16 +39,21 @@ type ClusterUse = {
 
 /** 4 PiB. */
 const UNKNOWN_BYTES = 2 ** 52;
+/** Whatever only looks. */
+const LOOK_TIMEOUT_MS = 30_000;
 const TIMEOUT_MS = 60_000;
 /** Whatever takes as long as an image is large. */
 const LONG_TIMEOUT_MS = 24 * 60 * 60_000;
+/** Ceph's default of osd_client_watch_timeout, and half of it again. */
+const DEAD_CLIENT_MS = 45_000;
+const LOOK_EVERY_MS = 1000;
 // rbd(8) ends with the number of a system error.
 const ENOENT = 2;
 const EBUSY = 16;
 const EEXIST = 17;
 const ENOTEMPTY = 39;
 
-/** The images of one pool, by `rbd`. Every verb *throws* program-missing, program-failed. */
+/** The images of one pool, by `rbd`. Every verb *throws* cluster-silent, program-missing, program-failed. */
 export class Images {
   readonly #pool: Pool;
 
@@ -62,15 +68,16 @@ export class Images {
 
   /** Null: there is none of that name. */
   async find(name: string, doing: string): Promise<Image | null> {
-    const { code, stdout } = await this.#rbd(['info', '--format', 'json', this.#spec(name)], doing, [ENOENT]);
+    const { code, stdout } = await this.#look(['info', '--format', 'json', this.#spec(name)], doing);
     return code === ENOENT ? null : parseImage(stdout);
   }
 
   /** Bytes that its disks can have together. A cluster without a manager daemon tells no sizes: then it is any number. */
   async capacityBytes(doing: string): Promise<number> {
-    const { name } = this.#pool;
+    const { name, conf } = this.#pool;
     const args = ['df', '--format', 'json'];
-    const { stdout } = await run('ceph', [...this.#access(), ...args], { doing, timeoutMs: TIMEOUT_MS });
+    const ceph = () => run('ceph', [...this.#access(), ...args], { doing, timeoutMs: LOOK_TIMEOUT_MS });
+    const { stdout } = await tellingSilence(conf, ceph);
     const { stats, pools } = JSON.parse(stdout) as ClusterUse;
     if (stats.total_bytes === 0) return UNKNOWN_BYTES;
     const pool = pools.find((each) => each.name === name);
@@ -79,7 +86,7 @@ export class Images {
   }
 
   async list(doing: string): Promise<string[]> {
-    const { stdout } = await this.#rbd(['ls', '--format', 'json', this.#pool.name], doing);
+    const { stdout } = await this.#rbd(['ls', '--format', 'json', this.#pool.name], doing, [], LOOK_TIMEOUT_MS);
     return JSON.parse(stdout) as string[];
   }
 
@@ -156,11 +163,21 @@ export class Images {
     const spec = this.#spec(name);
     // Such as one that a clone left that was cut short; what clones share stays.
     await this.#rbd(['snap', 'purge', '--no-progress', spec], doing, [ENOENT]);
-    const args = ['rm', '--no-progress', spec];
-    const { code, stderr } = await this.#rbd(args, doing, [ENOENT, EBUSY, ENOTEMPTY], LONG_TIMEOUT_MS);
+    const { code, stderr } = await this.#removeUnwatched(spec, doing);
     if (code === EBUSY) throw new NightlatchError('disk-in-use', { doing, disk: name, reason: lastLine(stderr) });
     if (code === ENOTEMPTY) await this.#rbd(['trash', 'mv', spec], doing, [ENOENT]);
     else if (image.parent?.isTrash) await this.#emptyTrash(image.parent, doing);
+  }
+
+  /** The cluster takes a client that was killed for one that has the image open, until it has not been heard of for a while. */
+  async #removeUnwatched(spec: string, doing: string): Promise<Outcome> {
+    const deadline = Date.now() + DEAD_CLIENT_MS;
+    for (;;) {
+      const args = ['rm', '--no-progress', spec];
+      const outcome = await this.#rbd(args, doing, [ENOENT, EBUSY, ENOTEMPTY], LONG_TIMEOUT_MS);
+      if (outcome.code !== EBUSY || Date.now() > deadline) return outcome;
+      await sleep(LOOK_EVERY_MS);
+    }
   }
 
   /** Removes what is in the trash, unless other clones share it still; and what it was itself a clone of. */
@@ -175,7 +192,7 @@ export class Images {
 
   async #infoById({ pool, id }: ImageInPool, doing: string): Promise<Image | null> {
     const args = ['info', '--format', 'json', '--pool', pool, '--image-id', id];
-    const { code, stdout } = await this.#rbd(args, doing, [ENOENT]);
+    const { code, stdout } = await this.#look(args, doing);
     return code === ENOENT ? null : parseImage(stdout);
   }
 
@@ -192,8 +209,14 @@ export class Images {
     return `${this.#pool.name}/${name}`;
   }
 
+  /** Of what is not there nothing is told, with ENOENT. */
+  #look(args: readonly string[], doing: string): Promise<Outcome> {
+    return this.#rbd(args, doing, [ENOENT], LOOK_TIMEOUT_MS);
+  }
+
   #rbd(args: readonly string[], doing: string, tolerate: readonly number[] = [], timeoutMs = TIMEOUT_MS) {
-    return run('rbd', [...this.#access(), ...args], { doing, tolerate, timeoutMs });
+    const { conf } = this.#pool;
+    return tellingSilence(conf, () => run('rbd', [...this.#access(), ...args], { doing, tolerate, timeoutMs }));
   }
 
   #access(): string[] {
@@ -211,6 +234,16 @@ async function* diffOf(bytes: AsyncIterable<Buffer>): AsyncIterable<Buffer> {
     at += piece.length;
   }
   yield diffEnd;
+}
+
+/** A program that asks a cluster waits until that answers. *Throws* cluster-silent. */
+export async function tellingSilence<T>(conf: HostPath, ask: () => Promise<T>): Promise<T> {
+  try {
+    return await ask();
+  } catch (error) {
+    if (!(error instanceof NightlatchError) || error.code !== 'program-late') throw error;
+    throw new NightlatchError('cluster-silent', { ...error.details, conf }, { cause: error });
+  }
 }
 
 function parseImage(json: string): Image {

@@ -3,6 +3,7 @@ import type { Comparison } from './comparison.ts';
 import { benchDiskCreate, benchDiskOpen } from './disks.ts';
 import { benchLvm } from './lvm.ts';
 import { benchPanic } from './panic.ts';
+import { benchRbd } from './rbd.ts';
 import { benchServerStart, benchSuspendResume } from './servers.ts';
 
 /** Takes its times, telling how it goes on in lines. */
@@ -19,6 +20,7 @@ export const benches = {
   'suspend-resume': benchSuspendResume,
   panic: benchPanic,
   'block-storage': benchBlockStorage,
+  rbd: benchRbd,
   lvm: benchLvm,
 } as const satisfies Record<string, Bench>;
 

@@ -40,7 +40,7 @@ async function compareCreation(lab: Lab, progress: Progress): Promise<Comparison
     ROUNDS,
     {
       ours: async () => {
-        const { id, ms } = await create(lab, { size: 10, volume_type: TYPE });
+        const { id, ms } = await createVolume(lab, { size: 10, volume_type: TYPE });
         await lab.delete('volume', id);
         return ms;
       },
@@ -66,7 +66,7 @@ async function compareClone(lab: Lab, progress: Progress): Promise<Comparison> {
   const image = join(directory, 'random.raw');
   await writeRandom(image, 0);
   const imageRef = await lab.servers.cloud.uploadImage('random', image, 'raw');
-  const source = await create(lab, { size: 1, volume_type: TYPE, imageRef });
+  const source = await createVolume(lab, { size: 1, volume_type: TYPE, imageRef });
   using from = Secret.generate();
   using to = Secret.generate();
   const [original, copy] = [join(directory, 'original'), join(directory, 'copy')];
@@ -76,7 +76,7 @@ async function compareClone(lab: Lab, progress: Progress): Promise<Comparison> {
     ROUNDS,
     {
       ours: async () => {
-        const { id, ms } = await create(lab, { size: 1, source_volid: source.id });
+        const { id, ms } = await createVolume(lab, { size: 1, source_volid: source.id });
         await lab.delete('volume', id);
         return ms;
       },
@@ -101,7 +101,7 @@ async function compareClone(lab: Lab, progress: Progress): Promise<Comparison> {
 
 async function compareDeletion(lab: Lab, progress: Progress): Promise<Comparison> {
   const around = (size: number) => async () => {
-    const { id } = await create(lab, { size, volume_type: TYPE });
+    const { id } = await createVolume(lab, { size, volume_type: TYPE });
     return await timed(async () => {
       await lab.must('DELETE', `/volumes/${id}`);
       await reach(lab, 'volume', id, 'gone');
@@ -144,7 +144,7 @@ async function compareList(lab: Lab, progress: Progress): Promise<Comparison> {
 
 /** One is made; the rows of the others are like its own: a list asks nothing else, and their disks need no room. */
 async function createMany(lab: Lab): Promise<void> {
-  const { id } = await create(lab, { size: 1, volume_type: TYPE });
+  const { id } = await createVolume(lab, { size: 1, volume_type: TYPE });
   await sql`
     with ids as (select gen_random_uuid()::text as id from generate_series(2, ${LISTED})),
     copies as (
@@ -163,7 +163,8 @@ async function inParallel(times: number, work: () => Promise<unknown>): Promise<
   await Promise.all(Array.from({ length: AT_ONCE }, worker));
 }
 
-async function create(lab: Lab, wanted: object): Promise<{ readonly id: string; readonly ms: number }> {
+/** Makes a volume and waits until it is available. */
+export async function createVolume(lab: Lab, wanted: object): Promise<{ readonly id: string; readonly ms: number }> {
   let id = '';
   const ms = await timed(async () => {
     id = (await lab.must('POST', '/volumes', { volume: { ...wanted } })).volume.id;

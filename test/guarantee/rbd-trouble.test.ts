@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { JsonObject } from '#cli/cloud/client.ts';
+import { GIB } from '#core/sizes.ts';
 import { expectBooted } from '#test/support/boot-guest.ts';
 import { CephCluster } from '#test/support/ceph-cluster.ts';
 import { guestsOf } from '#test/support/destroy-state.ts';
@@ -26,7 +27,7 @@ describe('a Ceph cluster in trouble', { timeout: 1_800_000 }, () => {
   let data: string;
 
   before(async () => {
-    cluster = await CephCluster.start('volumes');
+    cluster = await CephCluster.ofBytes(GIB, 'volumes');
     usePool(cluster, 'volumes');
     lab = await VolumesAndServers.open({ imagesType: 'qcow2', shutdownTimeout: 0, backends: { pool: 'rbd' } });
     await lab.addEncryptedType('secret');
@@ -153,11 +154,12 @@ describe('a Ceph cluster in trouble', { timeout: 1_800_000 }, () => {
     await tidy();
   });
 
-  test('the cluster takes no more data: what is asked for waits or fails, and goes when there is room', async () => {
-    cluster.ceph('osd', 'set', 'full');
+  whole('the cluster is full: what is asked for waits, and goes on when there is room', async () => {
+    const filled = await cluster.fill('volumes');
     const id = await volume({ name: 'no room' });
     await sleep(5000);
-    cluster.ceph('osd', 'unset', 'full');
+    assert.equal((await lab.show('volume', id)).status, 'creating');
+    await filled[Symbol.asyncDispose]();
     await lab.reach('volume', id, 'available');
     await lab.delete('volume', id);
     await tidy();

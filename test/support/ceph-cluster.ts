@@ -5,6 +5,7 @@ import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import type { HostPath } from '#core/ids.ts';
+import { GIB } from '#core/sizes.ts';
 import { waitUntil } from '#test/support/wait.ts';
 
 /** What the service comes as, with the rights that Ceph's documentation gives to OpenStack. */
@@ -21,15 +22,22 @@ export type Daemon = 'monitor' | 'osd';
 export class CephCluster implements AsyncDisposable {
   readonly folder: string;
   readonly user = USER;
+  readonly #bytes: number;
   readonly #daemons = new Map<Daemon, ChildProcess>();
 
-  private constructor(folder: string) {
+  private constructor(folder: string, bytes: number) {
     this.folder = folder;
+    this.#bytes = bytes;
   }
 
   /** One with these pools, for block devices. */
-  static async start(...pools: readonly string[]): Promise<CephCluster> {
-    const cluster = new CephCluster(await mkdtemp('/var/tmp/nl-ceph-'));
+  static start(...pools: readonly string[]): Promise<CephCluster> {
+    return CephCluster.ofBytes(8 * GIB, ...pools);
+  }
+
+  /** As `start`, with room for so many bytes. */
+  static async ofBytes(bytes: number, ...pools: readonly string[]): Promise<CephCluster> {
+    const cluster = new CephCluster(await mkdtemp('/var/tmp/nl-ceph-'), bytes);
     try {
       await cluster.#startMonitor();
       await cluster.#startOsd();
@@ -57,6 +65,25 @@ export class CephCluster implements AsyncDisposable {
   /** What `rbd` tells the service's user. */
   rbd(...args: string[]): string {
     return this.#tell('rbd', '--conf', this.conf, '--id', USER, ...args);
+  }
+
+  /** Fills the cluster until it takes no more data, which the scope's end takes out again. */
+  async fill(pool: string): Promise<AsyncDisposable> {
+    const image = `${pool}/filler`;
+    this.rbd('create', '--size', `${2 * this.#bytes}B`, image);
+    const args = ['--conf', this.conf, '--id', USER, 'bench', '--io-type', 'write', '--io-size', '4M', '--io-total'];
+    const filling = spawn('rbd', [...args, `${this.#bytes}`, image], { stdio: 'ignore' });
+    await waitUntil('the cluster is full', async () => / full/.test(this.ceph('health', 'detail')), START_TIMEOUT_MS);
+    const gone = once(filling, 'exit');
+    filling.kill('SIGKILL');
+    await gone;
+    return {
+      [Symbol.asyncDispose]: async () => {
+        // The cluster takes whoever filled it for alive for a while.
+        const remove = async () => this.rbd('rm', '--no-progress', image) === '';
+        await waitUntil('it is empty again', () => remove().catch(() => false), START_TIMEOUT_MS);
+      },
+    };
   }
 
   /** The bytes of an image. */
@@ -167,7 +194,7 @@ paxos min wait = 0.01
 admin socket = ${folder}/run/osd.asok
 osd data = ${folder}/osd
 osd objectstore = memstore
-memstore device bytes = ${8 * 2 ** 30}
+memstore device bytes = ${this.#bytes}
 `;
   }
 

@@ -74,7 +74,10 @@ export function accessTo({ conf, user }: Pick<RbdImage, 'conf' | 'user'>): strin
 /** Has an image open as a guest has it, until the scope ends. */
 export async function watch(rbd: RbdImage): Promise<AsyncDisposable> {
   const place = `${rbd.pool}/${rbd.image}`;
-  const watcher = spawn('rbd', [...accessTo(rbd), 'watch', place], { stdio: 'ignore' });
+  const watcher = spawn('rbd', [...accessTo(rbd), 'watch', place], {
+    // It ends with its input.
+    stdio: ['pipe', 'ignore', 'ignore'],
+  });
   const said = () => command('rbd', [...accessTo(rbd), 'status', place]);
   await waitUntil(`${place} is watched`, async () => !/Watchers: none/.test(said()), 30_000);
   return {

@@ -3,6 +3,7 @@ import { loadConfig } from '#config/load.ts';
 import type { HostPath } from '#core/ids.ts';
 import { examineHost } from '#host/doctor.ts';
 import { grantPrivilege } from '#host/grant.ts';
+import { poolsNeeded } from '#main/ceph-pools.ts';
 import { privilegeOf } from '#main/local-host.ts';
 import { lvmNeeds } from '#main/local-storage.ts';
 
@@ -15,6 +16,7 @@ export async function doctor(options: { config?: string; format: OutputFormat })
     privateLibvirt: config.libvirt.connection_uri === '',
     rootHelper: config.privilege.helper === '' ? null : (config.privilege.helper as HostPath),
     lvm: lvmNeeds(config),
+    pools: poolsNeeded(config),
   });
   printRows(findings, ['check', 'verdict', 'detail'], options.format);
   const failures = findings.filter(({ verdict }) => verdict === 'fail').length;

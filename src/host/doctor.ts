@@ -1,9 +1,11 @@
 import { access, constants, readFile, statfs } from 'node:fs/promises';
 import type { HostPath } from '#core/ids.ts';
 import { GIB } from '#core/sizes.ts';
+import { examineCeph } from '#host/doctor-ceph.ts';
 import { examineLvm, type LvmSubject } from '#host/doctor-lvm.ts';
 import { hasProgram, type Program, packageOf } from '#host/exec.ts';
 import { parseMountInfo } from '#host/mount-info.ts';
+import type { Pool } from '#host/storage/rbd/images.ts';
 
 /** One thing a host needs, and whether it has it. `warn`: it works, with less than it promises. */
 export type Finding = { readonly check: string; readonly verdict: 'ok' | 'warn' | 'fail'; readonly detail: string };
@@ -14,8 +16,10 @@ export type DoctorSubject = {
   readonly privateLibvirt: boolean;
   /** The socket of the root helper; null: there is none. */
   readonly rootHelper: HostPath | null;
-  /** Null: disks are files. */
+  /** Null: no disks are logical volumes. */
   readonly lvm: LvmSubject | null;
+  /** Those in which disks are images. */
+  readonly pools: readonly Pool[];
 };
 
 const PROGRAMS: readonly Program[] = [
@@ -48,6 +52,7 @@ export async function examineHost(subject: DoctorSubject): Promise<Finding[]> {
     await roomFinding(subject.stateDirectory),
     await coreDumpFinding(),
     ...(subject.lvm === null ? [] : await examineLvm(subject.lvm)),
+    ...(subject.pools.length === 0 ? [] : await examineCeph(subject.pools)),
   ];
 }
 

@@ -8,6 +8,7 @@ import { rawStorage } from '#host/storage/raw/driver.ts';
 import type { Pool } from '#host/storage/rbd/images.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
 import type { LocalBackend } from '#host/volume-backends.ts';
+import { backendPool } from '#main/ceph-pools.ts';
 import type { StatePaths } from '#main/state-paths.ts';
 
 /** How drivers that keep no files are opened. */
@@ -46,16 +47,10 @@ function isOfFiles({ volume_driver }: VolumeBackendConfig): boolean {
 
 async function openElsewhere(name: BackendName, own: VolumeBackendConfig, open: Openers): Promise<StorageDriver> {
   if (own.volume_driver === 'rbd') {
-    const { rbd_pool, rbd_ceph_conf: conf, rbd_user: user, rbd_secret_uuid: secretUuid } = own;
-    return await open.rbd(poolOf({ name: rbd_pool, conf, user, secretUuid }), own.rbd_max_clone_depth);
+    return await open.rbd(backendPool(own), own.rbd_max_clone_depth);
   }
   if (own.volume_group === '') throw groupMissing(name);
   return await open.lvm(own.volume_group, own.thin_pool);
-}
-
-/** `secretUuid`: none when empty. */
-export function poolOf({ name, conf, user, secretUuid }: Record<keyof Pool, string>): Pool {
-  return { name, conf: conf as HostPath, user, ...(secretUuid === '' ? {} : { secretUuid }) };
 }
 
 function backendDirectory(name: string, { directory }: VolumeBackendConfig, paths: StatePaths): HostPath {

@@ -21,7 +21,8 @@ import { rawStorage } from '#host/storage/raw/driver.ts';
 import { type RbdOptions, rbdStorage } from '#host/storage/rbd/driver.ts';
 import type { Pool } from '#host/storage/rbd/images.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
-import { openBackends, poolOf } from '#main/local-backends.ts';
+import { serverPool } from '#main/ceph-pools.ts';
+import { openBackends } from '#main/local-backends.ts';
 import type { StatePaths } from '#main/state-paths.ts';
 
 export type LocalStorage = Pick<
@@ -65,7 +66,7 @@ export async function openLocalStorage(config: Config, paths: StatePaths): Promi
   const drivers = {
     ...files,
     ...(group === '' ? {} : { lvm: await openGroup(group, pool) }),
-    ...(config.libvirt.images_type === 'rbd' ? { rbd: await openPool(ownPool(config)) } : {}),
+    ...(config.libvirt.images_type === 'rbd' ? { rbd: await openPool(serverPool(config)) } : {}),
   };
   const backends = await openBackends(config, paths, { lvm: openGroup, rbd: openPool });
   const headerBackups = new HeaderBackups(paths.headers);
@@ -121,12 +122,6 @@ async function openRbd(options: RbdOptions): Promise<StorageDriver> {
   const driver = rbdStorage(options);
   await driver.servers?.();
   return driver;
-}
-
-/** Of servers' disks. */
-function ownPool({ libvirt }: Config): Pool {
-  const { images_rbd_pool: name, images_rbd_ceph_conf: conf, rbd_user: user, rbd_secret_uuid: secretUuid } = libvirt;
-  return poolOf({ name, conf, user, secretUuid });
 }
 
 /** What the configuration promises of new disks, the way they are stored must be able to keep. */

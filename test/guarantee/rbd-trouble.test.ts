@@ -133,7 +133,7 @@ describe('a Ceph cluster in trouble', { timeout: 1_800_000 }, () => {
     await lab.must('DELETE', `/volumes/${id}`);
     const hasFailed = async () => (await lab.show('volume', id)).status === 'error_deleting';
     await waitUntil('the deletion has failed', hasFailed, 2 * SILENCE_MS);
-    assert.match(await messageOf(id), /is open .*watchers/);
+    assert.match(await messageOf(id), /is open \(.*the image is still open/);
     await watcher[Symbol.asyncDispose]();
     await lab.delete('volume', id);
     await tidy();

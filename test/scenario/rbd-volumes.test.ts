@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
-import { readdir } from 'node:fs/promises';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
 import { GIB, LUKS1_HEADER_BYTES } from '#core/sizes.ts';
 import { bootSector } from '#test/support/boot-sector.ts';
 import { CephCluster } from '#test/support/ceph-cluster.ts';
 import { startOf } from '#test/support/encrypted-medium.ts';
 import { MoveLab } from '#test/support/move-lab.ts';
+import { nightlatch } from '#test/support/nightlatch-command.ts';
 import { imageInPool, imagesIn, poolOf, trashOf, usePool } from '#test/support/pool.ts';
 import type { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
 
@@ -158,6 +159,25 @@ describe('volumes that are images in a pool', { timeout: 900_000 }, () => {
     assert.match(rbd('status', await imageOf(move.volume)), /Watchers: none/);
     await lab.attach(move.server, move.volume);
     await move.writer.expectRest();
+  });
+
+  test('nightlatch doctor finds key, pools and QEMU; a user without a key is told', async () => {
+    const { configFile } = lab.servers.service;
+    const look = async (file: string) => {
+      const { stdout } = await nightlatch('doctor', '--config', file, '-f', 'json');
+      const found: { check: string; verdict: string; detail: string }[] = JSON.parse(stdout);
+      return new Map(found.map(({ check, verdict, detail }) => [check, `${verdict}: ${detail}`]));
+    };
+    const found = await look(configFile);
+    assert.match(found.get('pool volumes') ?? '', /^ok: [1-9]\d* images, room for \d+ GiB$/);
+    assert.match(found.get(`key of client.${cluster.user}`) ?? '', /^ok: 28 bytes/);
+    assert.match(found.get('QEMU and Ceph') ?? '', /^ok/);
+    const other = `${configFile}.other`;
+    const text = await readFile(configFile, 'utf8');
+    await writeFile(other, text.replaceAll(`rbd_user = "${cluster.user}"`, 'rbd_user = "nobody"'));
+    const lost = await look(other);
+    assert.match(lost.get('key of client.nobody') ?? '', /^fail/);
+    assert.match(lost.get('pool volumes') ?? '', /^fail/);
   });
 
   test('no block device was made for any of this', async () => {

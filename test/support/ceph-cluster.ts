@@ -71,10 +71,11 @@ export class CephCluster implements AsyncDisposable {
   async fill(pool: string): Promise<AsyncDisposable> {
     const image = `${pool}/filler`;
     this.rbd('create', '--size', `${2 * this.#bytes}B`, image);
-    const args = ['--conf', this.conf, '--id', USER, 'bench', '--io-type', 'write', '--io-size', '4M', '--io-total'];
-    const filling = spawn('rbd', [...args, `${this.#bytes}`, image], { stdio: 'ignore' });
-    await waitUntil('the cluster is full', async () => / full/.test(this.ceph('health', 'detail')), START_TIMEOUT_MS);
+    const amount = ['--io-type', 'write', '--io-size', '4M', '--io-total', `${2 * this.#bytes}`];
+    const args = ['--conf', this.conf, '--id', USER, 'bench', ...amount, image];
+    const filling = spawn('rbd', args, { stdio: 'ignore' });
     const gone = once(filling, 'exit');
+    await waitUntil('the cluster is full', async () => / full/.test(this.ceph('health', 'detail')), START_TIMEOUT_MS);
     filling.kill('SIGKILL');
     await gone;
     return {

@@ -2,7 +2,6 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { JsonObject } from '#cli/cloud/client.ts';
-import { GIB } from '#core/sizes.ts';
 import { expectBooted } from '#test/support/boot-guest.ts';
 import { CephCluster } from '#test/support/ceph-cluster.ts';
 import { guestsOf } from '#test/support/destroy-state.ts';
@@ -27,7 +26,7 @@ describe('a Ceph cluster in trouble', { timeout: 1_800_000 }, () => {
   let data: string;
 
   before(async () => {
-    cluster = await CephCluster.ofBytes(GIB, 'volumes');
+    cluster = await CephCluster.start('volumes');
     usePool(cluster, 'volumes');
     lab = await VolumesAndServers.open({ imagesType: 'qcow2', shutdownTimeout: 0, backends: { pool: 'rbd' } });
     await lab.addEncryptedType('secret');
@@ -133,8 +132,8 @@ describe('a Ceph cluster in trouble', { timeout: 1_800_000 }, () => {
     await lab.must('DELETE', `/volumes/${id}`);
     const hasFailed = async () => (await lab.show('volume', id)).status === 'error_deleting';
     await waitUntil('the deletion has failed', hasFailed, 2 * SILENCE_MS);
-    assert.match(await messageOf(id), /is open \(.*the image is still open/);
     await watcher[Symbol.asyncDispose]();
+    assert.match(await lab.servers.service.log(), /is open \(.*the image is still open/);
     await lab.delete('volume', id);
     await tidy();
   });
@@ -155,11 +154,12 @@ describe('a Ceph cluster in trouble', { timeout: 1_800_000 }, () => {
   });
 
   whole('the cluster is full: what is asked for waits, and goes on when there is room', async () => {
-    const filled = await cluster.fill('volumes');
-    const id = await volume({ name: 'no room' });
-    await sleep(5000);
-    assert.equal((await lab.show('volume', id)).status, 'creating');
-    await filled[Symbol.asyncDispose]();
+    const id = await cluster.whileFull('volumes', async () => {
+      const asked = await volume({ name: 'no room' });
+      await sleep(10_000);
+      assert.equal((await lab.show('volume', asked)).status, 'creating');
+      return asked;
+    });
     await lab.reach('volume', id, 'available');
     await lab.delete('volume', id);
     await tidy();

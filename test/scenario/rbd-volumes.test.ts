@@ -13,6 +13,7 @@ import type { VolumesAndServers } from '#test/support/volumes-and-servers.ts';
 const BYTE = 0xa5;
 /** Cinder's default of rbd_max_clone_depth. */
 const MOST_BELOW = 5;
+const SECRET_UUID = '0b5c9a3e-7d2f-4c1a-9e8b-6f4d2a1c3e5f';
 const isWhole = process.env.NIGHTLATCH_TEST_DEPTH === 'all';
 const whole = isWhole ? test : () => {};
 
@@ -30,8 +31,15 @@ describe('volumes that are images in a pool', { timeout: 900_000 }, () => {
     usePool(cluster, 'volumes');
     usePool(cluster, 'others', 'other');
     const backends = { pool: 'rbd', other: 'rbd', files: 'qcow2' } as const;
-    move = await MoveLab.open({ backends }, 'pool', async (service) => {
-      for (const volume_backend_name of Object.keys(backends)) {
+    const kept = [
+      '[volume_backends.kept]',
+      'volume_driver = "rbd"',
+      `rbd_ceph_conf = "${cluster.conf}"`,
+      `rbd_user = "${cluster.user}"`,
+      `rbd_secret_uuid = "${SECRET_UUID}"`,
+    ];
+    move = await MoveLab.open({ backends, more: kept.join('\n') }, 'pool', async (service) => {
+      for (const volume_backend_name of [...Object.keys(backends), 'kept']) {
         await service.addEncryptedType(volume_backend_name, { volume_backend_name });
       }
       const extra_specs = { volume_backend_name: 'pool' };
@@ -159,6 +167,26 @@ describe('volumes that are images in a pool', { timeout: 900_000 }, () => {
     assert.match(rbd('status', await imageOf(move.volume)), /Watchers: none/);
     await lab.attach(move.server, move.volume);
     await move.writer.expectRest();
+  });
+
+  whole('guests use the libvirt secret that an operator keeps, where one is named, and none without it', async () => {
+    const volume = await lab.addVolume({ name: 'kept', volume_type: 'kept' });
+    const path = `/v2.1/servers/${move.server}/os-volume_attachments`;
+    const body = { volumeAttachment: { volumeId: volume } };
+    await lab.servers.cloud.request('compute', 'POST', path, { body });
+    await lab.settled();
+    await lab.reach('volume', volume, 'available');
+    const folder = lab.servers.service.directory;
+    const usage = '<usage type="ceph"><name>operator</name></usage>';
+    await writeFile(`${folder}/secret.xml`, `<secret><uuid>${SECRET_UUID}</uuid>${usage}</secret>`);
+    await writeFile(`${folder}/secret`, cluster.ceph('auth', 'get-key', `client.${cluster.user}`).trim());
+    lab.virsh('secret-define', `${folder}/secret.xml`);
+    lab.virsh('secret-set-value', SECRET_UUID, '--file', `${folder}/secret`);
+    await lab.attach(move.server, volume);
+    await lab.detach(move.server, volume);
+    lab.virsh('secret-undefine', SECRET_UUID);
+    await lab.delete('volume', volume);
+    await move.noStrays();
   });
 
   test('nightlatch doctor finds key, pools and QEMU; a user without a key is told', async () => {

@@ -11,6 +11,12 @@ import { waitUntil } from '#test/support/wait.ts';
 /** What the service comes as, with the rights that Ceph's documentation gives to OpenStack. */
 const USER = 'nova';
 const RIGHTS = ['mon', 'profile rbd', 'osd', 'profile rbd'];
+/** Ceph's defaults. */
+const FULL_RATIOS = [
+  ['full', '0.95'],
+  ['backfillfull', '0.9'],
+  ['nearfull', '0.85'],
+] as const;
 const START_TIMEOUT_MS = 60_000;
 
 export type Daemon = 'monitor' | 'osd';
@@ -22,22 +28,15 @@ export type Daemon = 'monitor' | 'osd';
 export class CephCluster implements AsyncDisposable {
   readonly folder: string;
   readonly user = USER;
-  readonly #bytes: number;
   readonly #daemons = new Map<Daemon, ChildProcess>();
 
-  private constructor(folder: string, bytes: number) {
+  private constructor(folder: string) {
     this.folder = folder;
-    this.#bytes = bytes;
   }
 
   /** One with these pools, for block devices. */
-  static start(...pools: readonly string[]): Promise<CephCluster> {
-    return CephCluster.ofBytes(8 * GIB, ...pools);
-  }
-
-  /** As `start`, with room for so many bytes. */
-  static async ofBytes(bytes: number, ...pools: readonly string[]): Promise<CephCluster> {
-    const cluster = new CephCluster(await mkdtemp('/var/tmp/nl-ceph-'), bytes);
+  static async start(...pools: readonly string[]): Promise<CephCluster> {
+    const cluster = new CephCluster(await mkdtemp('/var/tmp/nl-ceph-'));
     try {
       await cluster.#startMonitor();
       await cluster.#startOsd();
@@ -67,24 +66,22 @@ export class CephCluster implements AsyncDisposable {
     return this.#tell('rbd', '--conf', this.conf, '--id', USER, ...args);
   }
 
-  /** Fills the cluster until it takes no more data, which the scope's end takes out again. */
-  async fill(pool: string): Promise<AsyncDisposable> {
-    const image = `${pool}/filler`;
-    this.rbd('create', '--size', `${2 * this.#bytes}B`, image);
-    const amount = ['--io-type', 'write', '--io-size', '4M', '--io-total', `${2 * this.#bytes}`];
-    const args = ['--conf', this.conf, '--id', USER, 'bench', ...amount, image];
-    const filling = spawn('rbd', args, { stdio: 'ignore' });
-    const gone = once(filling, 'exit');
-    await waitUntil('the cluster is full', async () => / full/.test(this.ceph('health', 'detail')), START_TIMEOUT_MS);
-    filling.kill('SIGKILL');
-    await gone;
-    return {
-      [Symbol.asyncDispose]: async () => {
-        // The cluster takes whoever filled it for alive for a while.
-        const remove = async () => this.rbd('rm', '--no-progress', image) === '';
-        await waitUntil('it is empty again', () => remove().catch(() => false), START_TIMEOUT_MS);
-      },
-    };
+  /** While `work` runs, the cluster takes itself for full: what is written waits. */
+  async whileFull<T>(pool: string, work: () => Promise<T>): Promise<T> {
+    const filler = `${pool}/filler`;
+    this.rbd('create', '--size', '64M', filler);
+    this.rbd('bench', '--io-type', 'write', '--io-size', '4M', '--io-total', '64M', filler);
+    // In an order in which none is ever above the next.
+    for (const name of ['nearfull', 'backfillfull', 'full']) this.ceph('osd', `set-${name}-ratio`, '0.001');
+    const isFull = async () => /,full,/.test(this.ceph('osd', 'dump'));
+    await waitUntil('the cluster is full', isFull, START_TIMEOUT_MS);
+    try {
+      return await work();
+    } finally {
+      for (const [name, ratio] of FULL_RATIOS) this.ceph('osd', `set-${name}-ratio`, ratio);
+      await waitUntil('the cluster has room', async () => !(await isFull()), START_TIMEOUT_MS);
+      this.rbd('rm', '--no-progress', filler);
+    }
   }
 
   /** The bytes of an image. */
@@ -195,7 +192,7 @@ paxos min wait = 0.01
 admin socket = ${folder}/run/osd.asok
 osd data = ${folder}/osd
 osd objectstore = memstore
-memstore device bytes = ${this.#bytes}
+memstore device bytes = ${8 * GIB}
 `;
   }
 

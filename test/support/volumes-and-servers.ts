@@ -171,7 +171,7 @@ export class VolumesAndServers implements AsyncDisposable {
   /** As large as the one guest there is has a volume, as its libvirt tells. */
   async bytesInGuest(volumeId: string): Promise<number> {
     const [{ device }] = (await this.show('volume', volumeId)).attachments;
-    const told = this.#virsh('domblkinfo', this.#guest(), device.replace('/dev/', ''));
+    const told = this.virsh('domblkinfo', this.#guest(), device.replace('/dev/', ''));
     return Number(/Capacity:\s+(\d+)/.exec(told)?.[1]);
   }
 
@@ -179,14 +179,15 @@ export class VolumesAndServers implements AsyncDisposable {
   disksInGuest(): string[] {
     const guest = this.#guest();
     if (guest === '') return [];
-    return [...this.#virsh('dumpxml', guest).matchAll(/<serial>(.*?)<\/serial>/g)].map(([, serial]) => serial ?? '');
+    return [...this.virsh('dumpxml', guest).matchAll(/<serial>(.*?)<\/serial>/g)].map(([, serial]) => serial ?? '');
   }
 
   #guest(): string {
-    return this.#virsh('list', '--name').trim().split('\n')[0] ?? '';
+    return this.virsh('list', '--name').trim().split('\n')[0] ?? '';
   }
 
-  #virsh(...args: string[]): string {
+  /** What the private libvirt says. */
+  virsh(...args: string[]): string {
     const socket = encodeURIComponent(`${this.servers.service.stateDirectory}/run/lv/run/libvirt-sock`);
     return command('virsh', ['--quiet', '--connect', `qemu+unix:///system?socket=${socket}`, ...args]);
   }

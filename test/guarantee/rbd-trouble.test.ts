@@ -134,6 +134,7 @@ describe('a Ceph cluster in trouble', { timeout: 1_800_000 }, () => {
     await waitUntil('the deletion has failed', hasFailed, 2 * SILENCE_MS);
     await watcher[Symbol.asyncDispose]();
     assert.match(await lab.servers.service.log(), /is open \(.*the image is still open/);
+    await lab.must('POST', `/volumes/${id}/action`, { 'os-reset_status': { status: 'error' } });
     await lab.delete('volume', id);
     await tidy();
   });

@@ -106,7 +106,10 @@ export class HostFollower {
     for (const id of running) if (!known.has(id)) await this.#judgeStrayGuest(name, agent, id);
     await this.#closeStrayLeases(name);
     for (const id of inventory.serversWithDisks) {
-      if (!known.has(id))
+      if (known.has(id)) continue;
+      // Hosts may share a pool.
+      const where = (await findServer(this.#parts.context.db, id))?.host ?? name;
+      if (where === name)
         log.warn({ host: name, server: id }, `host ${name} keeps disks of server ${id}, which is not known`);
     }
   }

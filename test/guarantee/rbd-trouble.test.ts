@@ -126,7 +126,7 @@ describe('a Ceph cluster in trouble', { timeout: 1_800_000 }, () => {
     await tidy();
   });
 
-  test('somebody else has an image open: deleting it says so, and works once they have gone', async () => {
+  whole('somebody else has an image open: deleting it says so, and works once they have gone', async () => {
     const id = await lab.addVolume({ name: 'watched', volume_type: 'secret' });
     const watcher = await watch(imageInPool(await lab.diskOf(id)));
     await lab.must('DELETE', `/volumes/${id}`);

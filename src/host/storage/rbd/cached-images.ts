@@ -23,13 +23,16 @@ export class CachedImages {
     await this.#images.clone({ pool: this.#pool, image: PREFIX + image.imageId }, clone, doing);
   }
 
-  /** Those that disks share go to the trash, and from there with the last of these. */
+  /**
+   * Those that disks share go to the trash, and from there with the last of these. What cannot be removed now, because another host
+   * brings or clones it or the cluster does not answer, is removed by whoever prunes next: nobody's deletion waits for it.
+   */
   async prune(keep: ReadonlySet<ImageId>): Promise<void> {
     const doing = `Looking for images in pool ${this.#pool}`;
-    for (const name of await this.#images.list(doing)) {
+    for (const name of await this.#images.list(doing).catch(passingOver([]))) {
       const [imageId] = name.slice(PREFIX.length).split('.');
       const isKept = keep.has(imageId as ImageId) || this.#arriving.has(imageId as ImageId);
-      if (name.startsWith(PREFIX) && !isKept) await this.#images.remove(name, doing).catch(ignoringUse);
+      if (name.startsWith(PREFIX) && !isKept) await this.#images.remove(name, doing).catch(passingOver(undefined));
     }
   }
 
@@ -58,7 +61,11 @@ export class CachedImages {
   }
 }
 
-/** Another host brings or clones it; whoever prunes next removes it. */
-function ignoringUse(error: unknown): void {
-  if (!(error instanceof NightlatchError && error.code === 'disk-in-use')) throw error;
+const PASSING: readonly string[] = ['disk-in-use', 'cluster-silent'];
+
+function passingOver<T>(instead: T): (error: unknown) => T {
+  return (error) => {
+    if (error instanceof NightlatchError && PASSING.includes(error.code)) return instead;
+    throw error;
+  };
 }

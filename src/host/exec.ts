@@ -107,7 +107,13 @@ export type RunOptions = {
   readonly tolerate?: readonly number[];
 };
 
-export type Outcome = { readonly code: number; readonly stdout: string; readonly stderr: string };
+export type Outcome = {
+  readonly code: number;
+  readonly stdout: string;
+  readonly stderr: string;
+  /** It was ended because its time was over. */
+  readonly isLate?: boolean;
+};
 
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 const OUTPUT_LIMIT = 1024 * 1024;
@@ -126,6 +132,10 @@ export async function run(program: Program, args: readonly string[], options: Ru
     ? finish(spawnProgram(program, args, options), program, options)
     : throughHelper(helper, program, args, options));
   if (outcome.code === 0 || options.tolerate?.includes(outcome.code)) return outcome;
+  if (outcome.isLate) {
+    const seconds = (options.timeoutMs ?? 0) / 1000;
+    throw new NightlatchError('program-late', { doing: options.doing, program, seconds });
+  }
   throw failure(program, options.doing, outcome);
 }
 
@@ -276,14 +286,11 @@ function finish(child: ChildProcess, program: Program, options: RunOptions): Pro
   child.once('close', (code, signal) => {
     clearTimeout(timer);
     options.signal?.removeEventListener('abort', end);
-    if (isLate) {
-      const seconds = (options.timeoutMs ?? 0) / 1000;
-      return reject(new NightlatchError('program-late', { doing: options.doing, program, seconds }));
-    }
     resolve({
       code: code ?? (signal ? 128 : 1),
       stdout: stdout(),
       stderr: signal ? `${stderr()} (${signal})` : stderr(),
+      isLate,
     });
   });
   return promise;

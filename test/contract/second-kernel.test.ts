@@ -37,6 +37,7 @@ const variants: Readonly<Record<string, Variant>> = {
       { file: 'test/second-kernel/lvm-block-storage.test.ts' },
       { file: 'test/second-kernel/lvm-legacy.test.ts' },
       { file: 'test/second-kernel/lock-on-pause-service.test.ts' },
+      { file: 'test/second-kernel/move-while-paused.test.ts' },
       { file: 'test/contract/storage-driver.test.ts' },
       { file: 'test/contract/encryptor.test.ts' },
       { file: 'test/contract/disk-fill.test.ts' },

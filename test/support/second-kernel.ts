@@ -184,6 +184,8 @@ async function startKernel(exchange: string, images: readonly string[], memoryMi
     `mem=${memoryMib}M`,
     ...['root=/dev/root', 'rootfstype=hostfs', 'rootflags=/', 'ro', 'quiet'],
     ...['con=null', 'con0=null,fd:1', 'ssl=null', 'ssl0=fd:3,fd:4'],
+    // Those since 6.16 know it, and need no ptrace(2) then.
+    'seccomp=auto',
     ...images.map((image, i) => `ubd${letter(i)}=${image}`),
     // Where it keeps its own notes.
     `uml_dir=${exchange}/`,

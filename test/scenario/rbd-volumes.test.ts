@@ -125,7 +125,7 @@ describe('volumes that are images in a pool', { timeout: 900_000 }, () => {
     await move.noStrays();
   });
 
-  test(`a copy of a copy, more than ${MOST_BELOW} of them, has data of its own`, async () => {
+  whole(`a copy of a copy, more than ${MOST_BELOW} of them, has data of its own`, async () => {
     const chain = [await lab.addVolume({ name: 'first', volume_type: 'pool' })];
     await lab.fill(await lab.fileOf(chain[0] ?? ''), await secretOf(chain[0] ?? ''), BYTE);
     for (let i = 0; i <= MOST_BELOW; i++) {
@@ -143,7 +143,7 @@ describe('volumes that are images in a pool', { timeout: 900_000 }, () => {
     assert.deepEqual(trashOf(poolOf(null)), []);
   });
 
-  test('volumes of an image that are not encrypted share it; the image may be deleted before them', async () => {
+  whole('volumes of an image that are not encrypted share it; the image may be deleted before them', async () => {
     const image = await lab.servers.addBootImage();
     const volumes = await Promise.all(
       ['one', 'two'].map((name) => lab.addVolume({ name, volume_type: 'clear', imageRef: image, size: 2 })),

@@ -17,9 +17,9 @@ const suites = {
 
 /**
  * Files of a suite that run at once. Each has a data directory, ports and a database of its own, and most of their time they
- * wait for guests; with more, emulated guests starve each other.
+ * wait for guests; with more, emulated guests starve each other. Few of the contract's have guests.
  */
-const AT_ONCE = 2;
+const atOnce: Readonly<Record<Suite, number>> = { unit: 2, contract: 3, scenario: 2, guarantee: 2 };
 
 export type Suite = keyof typeof suites;
 export const allSuites = Object.keys(suites) as Suite[];
@@ -47,13 +47,13 @@ export async function runSuites(names: readonly Suite[], depth: Depth, choice: C
     const files = (await Array.fromAsync(glob(suites[name]))).filter((file) => isChosen(file, choice)).sort();
     if (files.length === 0) continue;
     process.stdout.write(`\n== ${name}: ${files.length} file(s)\n`);
-    await runFiles(files, totals);
+    await runFiles(files, atOnce[name], totals);
   }
   return totals;
 }
 
-async function runFiles(files: string[], totals: Totals): Promise<void> {
-  const stream = run({ files, concurrency: AT_ONCE, execArgv: ['--disable-warning=DEP0205'] });
+async function runFiles(files: string[], concurrency: number, totals: Totals): Promise<void> {
+  const stream = run({ files, concurrency, execArgv: ['--disable-warning=DEP0205'] });
   stream.on('test:pass', ({ details, skip, todo }) => {
     if (details.type === 'suite') return;
     if (skip !== undefined || todo !== undefined) totals.failed++;

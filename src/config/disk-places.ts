@@ -9,10 +9,3 @@ export function volumeGroupsOf({ libvirt, volume_backends }: Config): { groups: 
     thinPools: named([libvirt.images_thin_pool, ...lvm.map(({ thin_pool }) => thin_pool)]),
   };
 }
-
-/** Pools of a Ceph cluster in which this host keeps disks. */
-export function poolsOf({ libvirt, volume_backends }: Config): string[] {
-  const own = libvirt.images_type === 'rbd' ? [libvirt.images_rbd_pool] : [];
-  const rbd = Object.values(volume_backends).filter(({ volume_driver }) => volume_driver === 'rbd');
-  return [...new Set([...own, ...rbd.map(({ rbd_pool }) => rbd_pool)])];
-}

@@ -3,7 +3,6 @@ import type { Readable } from 'node:stream';
 import { NightlatchError } from '#core/errors.ts';
 import { MIB } from '#core/sizes.ts';
 import { tellingDiskFull, writeAll } from '#host/files.ts';
-import { blockDeviceOf } from '#host/storage/attachment.ts';
 import { Images } from '#host/storage/rbd/images.ts';
 import type { DiskAttachment, FileAttachment, RbdImage } from '#host/storage/storage-driver.ts';
 import { writtenRuns } from '#host/storage/written-runs.ts';
@@ -14,8 +13,8 @@ export async function readMedium(attachment: DiskAttachment): Promise<Readable> 
     const { image } = attachment.rbd;
     return Images.around(attachment.rbd).export(image, `Reading image ${image}`);
   }
-  const blockDevice = blockDeviceOf(attachment);
-  const file = await open(attachment.path, 'r');
+  const { path, blockDevice } = attachment;
+  const file = await open(path, 'r');
   const end = blockDevice ? { end: blockDevice.usedBytes - 1 } : {};
   return file.createReadStream({ highWaterMark: MIB, ...end });
 }

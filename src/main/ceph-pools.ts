@@ -20,6 +20,11 @@ export function poolsNeeded(config: Config): Pool[] {
   return [...(config.libvirt.images_type === 'rbd' ? [serverPool(config)] : []), ...backends.map(backendPool)];
 }
 
+/** Their names, each once. */
+export function poolNames(config: Config): string[] {
+  return [...new Set(poolsNeeded(config).map(({ name }) => name))];
+}
+
 /** `secretUuid`: none when empty. */
 function poolOf({ name, conf, user, secretUuid }: Record<keyof Pool, string>): Pool {
   return { name, conf: conf as HostPath, user, ...(secretUuid === '' ? {} : { secretUuid }) };

@@ -1,4 +1,4 @@
-import { poolsOf, volumeGroupsOf } from '#config/disk-places.ts';
+import { volumeGroupsOf } from '#config/disk-places.ts';
 import type { Config } from '#config/schema.ts';
 import { serverOfDisk } from '#core/disk.ts';
 import { NightlatchError } from '#core/errors.ts';
@@ -21,7 +21,7 @@ import { rawStorage } from '#host/storage/raw/driver.ts';
 import { type RbdOptions, rbdStorage } from '#host/storage/rbd/driver.ts';
 import type { Pool } from '#host/storage/rbd/images.ts';
 import type { StorageDriver } from '#host/storage/storage-driver.ts';
-import { serverPool } from '#main/ceph-pools.ts';
+import { poolNames, serverPool } from '#main/ceph-pools.ts';
 import { openBackends } from '#main/local-backends.ts';
 import type { StatePaths } from '#main/state-paths.ts';
 
@@ -78,7 +78,7 @@ export async function openLocalStorage(config: Config, paths: StatePaths): Promi
     backends,
     headerBackups,
     volumeGroups,
-    pools: poolsOf(config),
+    pools: poolNames(config),
   };
 }
 

@@ -1,5 +1,5 @@
 import { access } from 'node:fs/promises';
-import { poolsOf, volumeGroupsOf } from '#config/disk-places.ts';
+import { volumeGroupsOf } from '#config/disk-places.ts';
 import type { Config } from '#config/schema.ts';
 import { describeError } from '#core/errors.ts';
 import type { HostName, HostPath } from '#core/ids.ts';
@@ -11,6 +11,7 @@ import { LibvirtHypervisor } from '#host/hypervisor/libvirt/driver.ts';
 import { PrivateLibvirt } from '#host/hypervisor/libvirt/private-daemon.ts';
 import { findOpen, type LockDownParts, lockEverything, openKinds } from '#host/lock-down.ts';
 import { closeLeases, liveLeases } from '#keys/leases.ts';
+import { poolNames } from '#main/ceph-pools.ts';
 import { backendDirectories } from '#main/local-backends.ts';
 import { privilegeOf } from '#main/local-host.ts';
 import { endServiceProcess } from '#main/service-process.ts';
@@ -73,7 +74,7 @@ async function openLeases(config: Config): Promise<string[]> {
 
 async function withParts<T>(config: Config, paths: StatePaths, use: (parts: LockDownParts) => Promise<T>): Promise<T> {
   const { groups: volumeGroups } = volumeGroupsOf(config);
-  const pools = poolsOf(config);
+  const pools = poolNames(config);
   // By ourselves: the root helper may be down too.
   const { helper: _, ...bounds } = privilegeOf(config);
   grantPrivilege(bounds);
